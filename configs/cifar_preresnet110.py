@@ -1,0 +1,13 @@
+"""Pre-activation ResNet-110. Paper: 6.37 % test error (He et al. 2016, Tables 2 to 4).
+
+python -m resnet_jax.main --config=configs/cifar_preresnet110.py
+"""
+
+import ml_collections
+
+from configs import cifar
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The run's configuration."""
+    return cifar.preactivation_recipe(depth=110, block="basic")

@@ -1,0 +1,13 @@
+"""ResNet-20. Paper: 8.75 % test error (He et al. 2015, Table 6).
+
+python -m resnet_jax.main --config=configs/cifar_resnet20.py
+"""
+
+import ml_collections
+
+from configs import cifar
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The run's configuration."""
+    return cifar.recipe(depth=20)

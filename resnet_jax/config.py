@@ -1,0 +1,355 @@
+"""The configuration of one run: frozen dataclasses, their limits, and the way in and out.
+
+`validate` turns a `ConfigDict` (a config file plus `--config.a.b=c` overrides) into a `RunConfig`
+or raises `InputError`. Everything after it trusts the types and ranges stated here. Nothing else
+in the package reads a `ConfigDict`.
+"""
+
+import dataclasses
+import difflib
+import json
+import pathlib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, cast
+
+import ml_collections
+
+from resnet_jax.errors import InputError
+
+
+def _field(
+    default: Any,
+    *,
+    allowed: tuple[Any, ...] = (),
+    minimum: float | None = None,
+    maximum: float | None = None,
+    operational: bool = False,
+) -> Any:
+    """A field with its limits; `operational` ones may change when a run is resumed."""
+    limits = {"allowed": allowed, "min": minimum, "max": maximum, "operational": operational}
+    return dataclasses.field(default=default, metadata=limits)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Which net. The number of classes and channels comes from the data set."""
+
+    family: str = _field("cifar_resnet", allowed=("cifar_resnet",))
+    depth: int = _field(20, minimum=8)
+    # False removes every shortcut and changes nothing else: the plain twin.
+    residual: bool = _field(True)
+    block: str = _field("basic", allowed=("basic", "bottleneck"))
+    # He 2016, Fig. 4: where BN and ReLU stand relative to the addition.
+    activation_order: str = _field("original", allowed=("original", "full_preactivation"))
+    # He 2015, Sec. 4.1: A zero-pads, B projects where the shape changes, C projects everywhere.
+    shortcut: str = _field("A", allowed=("A", "B", "C"))
+    # Option A: new channels all at the end (fb.resnet.torch) or half on each side (akamaster).
+    zero_padding: str = _field("end", allowed=("end", "both"))
+    # He 2015 strides in the first 1x1 convolution; widely published weights ("v1.5") in the 3x3.
+    bottleneck_stride: str = _field("1x1", allowed=("1x1", "3x3"))
+    # Multiplies the stage widths 16, 32, 64.
+    width: float = _field(1.0, minimum=1 / 16)
+    # Synced: statistics of the global batch. Local: of each device's share, as in the papers.
+    batch_norm: str = _field("synced", allowed=("synced", "local"))
+    # new running statistic = decay * old + (1 - decay) * batch; PyTorch calls 1 - decay "momentum".
+    batch_norm_decay: float = _field(0.9, minimum=0, maximum=1)
+    batch_norm_epsilon: float = _field(1e-5, minimum=0)
+    dtype: str = _field("float32", allowed=("float32", "bfloat16", "float64"))
+    # A PyTorch state dict (.safetensors or .pth) to start from; "" starts from He's initialisation.
+    weights: str = _field("")
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig:
+    """The size of the generated data set (`data.name = 'synthetic'`)."""
+
+    examples: int = _field(512, minimum=20)
+    image_size: int = _field(32, minimum=4)
+    channels: int = _field(3, minimum=1)
+    classes: int = _field(10, minimum=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, how they are split, normalised and augmented."""
+
+    name: str = _field("cifar10", allowed=("digits", "cifar10", "cifar100", "synthetic"))
+    # The TensorFlow Datasets folder: prepared data sets are looked for and written here.
+    data_dir: str = _field("~/tensorflow_datasets", operational=True)
+    # Share of the published training set held out as `val`: 5,000 of 50,000 (He 2015, Sec. 4.2).
+    val_fraction: float = _field(0.1, minimum=0, maximum=0.9)
+    split_seed: int = _field(0, minimum=0)
+    # The paper does not say whether its final nets saw the 5,000 held-out images.
+    train_on: str = _field("train", allowed=("train", "train+val"))
+    normalization: str = _field("pixel_mean", allowed=("pixel_mean", "channel", "imagenet", "none"))
+    crop_padding: int = _field(4, minimum=0, maximum=64)
+    # Padding before normalisation is black, after it the mean image.
+    crop_fill: str = _field("mean", allowed=("mean", "black"))
+    flip: bool = _field(True)
+    synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """The optimizer and its learning rate over iterations."""
+
+    name: str = _field("sgd", allowed=("sgd", "adamw"))
+    learning_rate: float = _field(0.1, minimum=0)
+    momentum: float = _field(0.9, minimum=0, maximum=1)
+    nesterov: bool = _field(False)
+    # SGD: added to the gradient (L2, as in the papers). AdamW: decoupled.
+    weight_decay: float = _field(1e-4, minimum=0)
+    # False exempts BN scales and all biases from the decay.
+    decay_batch_norm: bool = _field(True)
+    schedule: str = _field("step", allowed=("step", "cosine", "constant"))
+    milestones: tuple[int, ...] = _field((32_000, 48_000))
+    decay_factor: float = _field(0.1, minimum=0, maximum=1)
+    # constant: `warmup_learning_rate` for `warmup_steps`; linear: from it up to `learning_rate`;
+    # until_error: at it until the running training error falls below `warmup_error` percent.
+    warmup: str = _field("none", allowed=("none", "constant", "linear", "until_error"))
+    warmup_steps: int = _field(400, minimum=0)
+    warmup_learning_rate: float = _field(0.01, minimum=0)
+    warmup_error: float = _field(80.0, minimum=0, maximum=100)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at once, and what is looked at on the way."""
+
+    steps: int = _field(64_000, minimum=1)
+    batch_size: int = _field(128, minimum=1)
+    seed: int = _field(0, minimum=0, maximum=2**31 - 1)
+    eval_interval: int = _field(1_000, minimum=1, operational=True)
+    eval_batch_size: int = _field(500, minimum=1, operational=True)
+    checkpoint_interval: int = _field(1_000, minimum=1, operational=True)
+    keep_checkpoints: int = _field(3, minimum=1, operational=True)
+    # Steps in one compiled call; 0 chooses: 1 on CPU, where loops are slow, more on accelerators.
+    steps_per_call: int = _field(0, minimum=0, operational=True)
+    # A finite run that ends above this training error (percent) has the verdict "not_converged".
+    not_converged_error: float = _field(60.0, minimum=0, maximum=100)
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelConfig:
+    """How one step is spread over the devices of this machine."""
+
+    mapping: str = _field("shard_map", allowed=("shard_map", "pmap"), operational=True)
+    # 0 takes all.
+    devices: int = _field(0, minimum=0, operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """What a run says while it trains."""
+
+    interval: int = _field(100, minimum=1, operational=True)
+    tensorboard: bool = _field(True, operational=True)
+    progress: bool = _field(True, operational=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Everything that one run needs to know."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+    log: LogConfig = dataclasses.field(default_factory=LogConfig)
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every field at its default, as the mutable `ConfigDict` that config files start from."""
+    return ml_collections.ConfigDict(dataclasses.asdict(RunConfig()))
+
+
+def validate(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
+    """Checks every field and the relations between fields.
+
+    Args:
+        config: nested mapping; missing fields take their defaults.
+
+    Returns:
+        The frozen configuration of the run.
+
+    Raises:
+        InputError: on the first field that is unknown, of the wrong type or out of range.
+    """
+    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    run = cast(RunConfig, _build(RunConfig, tree, ""))
+    _check_relations(run)
+    return run
+
+
+def _build(cls: type, tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise InputError(f"config.{prefix.rstrip('.')} must be a group of fields, got {tree!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name in tree:
+        if name not in fields:
+            raise InputError(unknown_field(f"{prefix}{name}"))
+    values = {}
+    for name in tree:
+        path = f"{prefix}{name}"
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = _build(cast(type, hints[name]), tree[name], f"{path}.")
+        else:
+            values[name] = _checked(path, tree[name], hints[name], fields[name].metadata)
+    return cls(**values)
+
+
+def field_names(cls: type = RunConfig, prefix: str = "") -> list[str]:
+    """The dotted names of all fields: 'model.depth', 'data.synthetic.examples', ..."""
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        nested = dataclasses.is_dataclass(hint)
+        names += field_names(cast(type, hint), f"{prefix}{name}.") if nested else [prefix + name]
+    return names
+
+
+def unknown_field(path: str) -> str:
+    """The message for a field that does not exist, with the nearest one that does."""
+    names = field_names()
+    leaves = [name for name in names if name.rsplit(".")[-1] == path.rsplit(".")[-1]]
+    near = leaves or difflib.get_close_matches(path, names, n=1, cutoff=0.5)
+    groups = sorted({name.split(".")[0] for name in names})
+    hint = f"did you mean config.{near[0]}?" if near else f"the groups are {', '.join(groups)}"
+    return f"config.{path} is not a field; {hint}"
+
+
+def _checked(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
+    wrong_type = InputError(f"config.{path} must be {_type_name(hint)}, got {value!r}")
+    if hint == tuple[int, ...]:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise wrong_type
+        if not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+            raise wrong_type
+        value = tuple(value)
+    elif hint is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong_type
+        value = float(value)
+    elif not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise wrong_type
+    allowed, low, high = limits["allowed"], limits["min"], limits["max"]
+    if allowed and value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise InputError(f"config.{path} must be one of {choices}; got {value!r}")
+    if low is not None and not value >= low:
+        raise InputError(f"config.{path} must be at least {low:g}, got {value!r}")
+    if high is not None and not value <= high:
+        raise InputError(f"config.{path} must be at most {high:g}, got {value!r}")
+    return value
+
+
+def _type_name(hint: Any) -> str:
+    if isinstance(hint, types.GenericAlias):
+        return "a tuple of whole numbers"
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
+    return names[hint]
+
+
+def blocks_per_stage(depth: int, block: str) -> int:
+    """Blocks n in each of the three CIFAR stages.
+
+    Basic blocks have two convolutions, depth = 6n + 2 (He 2015, Sec. 4.2); bottlenecks three,
+    depth = 9n + 2 (He 2016, Sec. 5).
+
+    Raises:
+        InputError: if no whole n gives this depth.
+    """
+    convolutions = {"basic": 6, "bottleneck": 9}[block]
+    n, rest = divmod(depth - 2, convolutions)
+    if n < 1 or rest:
+        low = max(n, 1) * convolutions + 2
+        raise InputError(
+            f"config.model.depth must be {convolutions}n + 2 with {block} blocks, got {depth}; "
+            f"the nearest are {low} and {low + convolutions}"
+        )
+    return n
+
+
+def _check_relations(run: RunConfig) -> None:
+    blocks_per_stage(run.model.depth, run.model.block)
+    if (16 * run.model.width) % 1:
+        raise InputError(
+            f"config.model.width={run.model.width:g} gives {16 * run.model.width:g} filters in the "
+            "first stage; use a multiple of 1/16"
+        )
+    milestones = run.optimizer.milestones
+    if list(milestones) != sorted(set(milestones)) or (milestones and milestones[0] < 1):
+        raise InputError(
+            f"config.optimizer.milestones must be positive and increasing, got {milestones}"
+        )
+    intervals = _intervals(run)
+    per_call = run.train.steps_per_call
+    for name, value in intervals.items():
+        if per_call and value % per_call:
+            raise InputError(
+                f"config.train.steps_per_call={per_call} does not divide config.{name}={value}; "
+                "choose a common divisor, or 0 to have one chosen"
+            )
+
+
+def _intervals(run: RunConfig) -> dict[str, int]:
+    return {
+        "train.steps": run.train.steps,
+        "train.eval_interval": run.train.eval_interval,
+        "train.checkpoint_interval": run.train.checkpoint_interval,
+        "log.interval": run.log.interval,
+    }
+
+
+def resolve_steps_per_call(run: RunConfig, *, accelerator: bool) -> int:
+    """Steps in one compiled call: as configured, or chosen so that it divides every interval."""
+    if run.train.steps_per_call:
+        return run.train.steps_per_call
+    if not accelerator:
+        return 1
+    intervals = _intervals(run).values()
+    return max(k for k in range(1, 51) if all(value % k == 0 for value in intervals))
+
+
+def to_json(run: RunConfig) -> str:
+    """The resolved configuration as it stands in a run's `config.json`."""
+    return json.dumps(dataclasses.asdict(run), indent=2) + "\n"
+
+
+def load_json(path: pathlib.Path) -> RunConfig:
+    """Reads a run's `config.json`; data only, nothing in it is executed.
+
+    Raises:
+        InputError: if the file is missing, not JSON, or not a configuration.
+    """
+    try:
+        tree = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}; is this a run's folder?") from error
+    return validate(tree)
+
+
+def differences(old: RunConfig, new: RunConfig, *, operational: bool = False) -> list[str]:
+    """The fields in which two runs differ, as 'model.depth: 20 -> 56' lines.
+
+    Args:
+        old: the configuration before.
+        new: the configuration after.
+        operational: also compare the fields that may change when a run is resumed.
+    """
+    return _differences(old, new, "", operational)
+
+
+def _differences(old: Any, new: Any, prefix: str, operational: bool) -> list[str]:
+    lines = []
+    for field in dataclasses.fields(old):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        path = prefix + field.name
+        if dataclasses.is_dataclass(before):
+            lines += _differences(before, after, f"{path}.", operational)
+        elif before != after and (operational or not field.metadata["operational"]):
+            lines.append(f"{path}: {before!r} -> {after!r}")
+    return lines

@@ -1,0 +1,110 @@
+"""Augmentation and normalisation, inside the compiled step: pure, one key for each image."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from resnet_jax.config import DataConfig
+from resnet_jax.data.datasets import Split
+
+# Mean and standard deviation of ImageNet's RGB channels in 0..1, which published CIFAR weights use.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """x -> (x / 255 - mean) / std.
+
+    Attributes:
+        mean: float32 [height, width, channels] or [channels], of pixels in 0..1.
+        std: float32, of the same shape.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(cls, kind: str, train: Split) -> "Normalization":
+        """Statistics of the training split, and of no other image.
+
+        Args:
+            kind: 'pixel_mean' (He 2015, Sec. 4.2: per-pixel mean, no scaling), 'channel' (mean
+                and standard deviation of each channel), 'imagenet' (fixed constants) or 'none'.
+            train: the images to fit.
+        """
+        shape = train.images.shape[1:]
+        if kind == "imagenet":
+            return cls(np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32))
+        if kind == "none":
+            return cls(np.zeros(shape[-1], np.float32), np.ones(shape[-1], np.float32))
+        if kind == "pixel_mean":
+            mean = train.images.mean(0, dtype=np.float64) / 255
+            return cls(mean.astype(np.float32), np.ones(shape, np.float32))
+        pixels = train.images.reshape(-1, shape[-1])
+        mean = pixels.mean(0, dtype=np.float64) / 255
+        std = pixels.std(0, dtype=np.float64) / 255
+        return cls(mean.astype(np.float32), np.maximum(std, 1e-3).astype(np.float32))
+
+
+def normalize(images: jax.Array, mean: jax.Array, std: jax.Array) -> jax.Array:
+    """Brings uint8 images to float32 with the given statistics of pixels in 0..1."""
+    return (images.astype(jnp.float32) / 255 - mean) / std
+
+
+def crop_and_flip(key: jax.Array, image: jax.Array, *, padding: int, flip: bool) -> jax.Array:
+    """Pads with zeros, crops at a random place to the old size, and mirrors every other image.
+
+    Args:
+        key: of this image alone.
+        image: [height, width, channels].
+        padding: pixels on each side.
+        flip: whether to mirror left and right with probability 1/2.
+
+    Returns:
+        The same shape.
+
+    Reference: He et al. 2015 (arXiv 1512.03385), Sec. 4.2.
+    """
+    crop_key, flip_key = jax.random.split(key)
+    if padding:
+        row, column = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        image = lax.dynamic_slice(padded, (row, column, 0), image.shape)
+    if flip:
+        image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+    return image
+
+
+def training_images(
+    config: DataConfig,
+    key: jax.Array,
+    images: jax.Array,
+    examples: jax.Array,
+    mean: jax.Array,
+    std: jax.Array,
+) -> jax.Array:
+    """Normalises and augments a batch.
+
+    Args:
+        config: padding, what it is filled with, flip.
+        key: of the step.
+        images: uint8 [batch, height, width, channels].
+        examples: int [batch]; each image's key is the step's with this number folded in, so it
+            does not depend on how the batch is spread over devices.
+        mean: as in `Normalization`.
+        std: as in `Normalization`.
+
+    Returns:
+        float32, of the images' shape.
+    """
+    keys = jax.vmap(lambda example: jax.random.fold_in(key, example))(examples)
+    augment = jax.vmap(
+        lambda key, image: crop_and_flip(key, image, padding=config.crop_padding, flip=config.flip)
+    )
+    if config.crop_fill == "black":
+        return normalize(augment(keys, images), mean, std)
+    return augment(keys, normalize(images, mean, std))

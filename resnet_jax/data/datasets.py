@@ -1,0 +1,189 @@
+"""Data sets as named splits of uint8 images held in memory."""
+
+import dataclasses
+import hashlib
+import logging
+import pathlib
+import tempfile
+from typing import TYPE_CHECKING
+
+import numpy as np
+import sklearn.datasets
+
+from resnet_jax.config import DataConfig, SyntheticConfig
+from resnet_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from resnet_jax.data.tfds_source import PreparedDataset
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Examples in a fixed order.
+
+    Attributes:
+        images: uint8 [examples, height, width, channels].
+        labels: int32 [examples], in 0..classes-1.
+        ids: str [examples], stable names that predictions are filed under.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The examples at `indices`, in that order."""
+        return Split(self.images[indices], self.labels[indices], self.ids[indices])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Three splits that share one image shape and one list of classes.
+
+    Attributes:
+        name: as in `config.data.name`.
+        class_names: in label order.
+        train: what the net is fitted to.
+        val: held out of the published training set; all choices are made on it. May be empty.
+        test: the published test set; measured, never chosen on.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """All three by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+
+def load(config: DataConfig) -> Dataset:
+    """Loads, checks and splits the configured data set.
+
+    Raises:
+        InputError: if it is missing and cannot be fetched, or does not hold what it should.
+    """
+    if config.name == "digits":
+        class_names, train, test = _digits()
+    elif config.name == "synthetic":
+        class_names, train, test = _synthetic(config.synthetic)
+    else:
+        class_names, train, test = _from_tfds(config)
+    for name, split in (("train", train), ("test", test)):
+        _check(f"{config.name} {name}", split, len(class_names))
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise InputError(
+            f"data set {config.name}: training images are {train.images.shape[1:]}, test images "
+            f"{test.images.shape[1:]}; all must have one shape"
+        )
+    if config.train_on == "train+val":
+        return Dataset(config.name, class_names, train, train.take(np.arange(0)), test)
+    kept, held_out = split_indices(len(train), config.val_fraction, config.split_seed)
+    return Dataset(config.name, class_names, train.take(kept), train.take(held_out), test)
+
+
+def split_indices(count: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divides the published training set into train and val, at random but always alike.
+
+    Args:
+        count: of examples.
+        val_fraction: share of `count` held out, rounded to a whole number.
+        seed: of the draw.
+
+    Returns:
+        Sorted indices of train and of val; together they hold each of 0..count-1 once.
+    """
+    # RandomState's stream is frozen by NumPy's policy (NEP 19); Generator's may change.
+    order = np.random.RandomState(seed).permutation(count)
+    held_out = round(count * val_fraction)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])
+
+
+def _check(name: str, split: Split, num_classes: int) -> None:
+    if len(split) == 0:
+        raise InputError(f"data set {name}: it has no examples")
+    if split.images.ndim != 4 or split.images.dtype != np.uint8:
+        raise InputError(
+            f"data set {name}: images must be uint8 [examples, height, width, channels], got "
+            f"{split.images.dtype} {list(split.images.shape)}"
+        )
+    bad = np.flatnonzero((split.labels < 0) | (split.labels >= num_classes))
+    if bad.size:
+        raise InputError(
+            f"data set {name}: label {split.labels[bad[0]]} of example {split.ids[bad[0]]} is not "
+            f"in 0..{num_classes - 1} ({bad.size} such labels); prepare the data set again"
+        )
+
+
+def _digits() -> tuple[tuple[str, ...], Split, Split]:
+    """scikit-learn's 1,797 handwritten digits, 8x8, 16 grey levels; every fifth is for testing."""
+    bunch = sklearn.datasets.load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    ids = np.array([f"digits_{i:04d}" for i in range(len(images))])
+    whole = Split(images, bunch.target.astype(np.int32), ids)
+    train, test = split_indices(len(whole), 0.2, seed=0)
+    return tuple("0123456789"), whole.take(train), whole.take(test)
+
+
+def _synthetic(config: SyntheticConfig) -> tuple[tuple[str, ...], Split, Split]:
+    """A fixed random pattern for each class, plus noise: learnable, never downloaded."""
+    random = np.random.RandomState(0)
+    shape = (config.image_size, config.image_size, config.channels)
+    patterns = random.uniform(64, 192, (config.classes, *shape))
+    labels = np.arange(config.examples, dtype=np.int32) % config.classes
+    images = patterns[labels] + random.normal(0, 32, (config.examples, *shape))
+    ids = np.array([f"synthetic_{i:05d}" for i in range(config.examples)])
+    whole = Split(np.clip(images, 0, 255).astype(np.uint8), labels, ids)
+    train, test = split_indices(config.examples, 0.2, seed=0)
+    names = tuple(f"class {i}" for i in range(config.classes))
+    return names, whole.take(train), whole.take(test)
+
+
+def _from_tfds(config: DataConfig) -> tuple[tuple[str, ...], Split, Split]:
+    # Imported here because it costs a second, which the embedded data sets need not pay.
+    from resnet_jax.data import tfds_source
+
+    source = tfds_source.prepared(config.name, pathlib.Path(config.data_dir).expanduser())
+    train, test = (_decoded(source, name) for name in ("train", "test"))
+    return source.class_names, train, test
+
+
+def _decoded(source: "PreparedDataset", split: str) -> Split:
+    """One split as arrays, from a cache beside the data set: decoding 50,000 PNGs takes 8 s."""
+    state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in source.files(split)]
+    digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
+    cache = source.data_dir / "decoded" / f"{source.name}-{split}-{digest}.npz"
+    if cache.is_file():
+        try:
+            with np.load(cache) as arrays:
+                return Split(arrays["images"], arrays["labels"], arrays["ids"])
+        except (OSError, ValueError, KeyError) as error:
+            LOG.warning("%s is damaged (%s); decoding the data set again", cache, error)
+    images, labels, ids = source.read(split)
+    try:
+        cache.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".tmp", delete=False) as file:
+            np.savez(file, images=images, labels=labels, ids=ids)
+        pathlib.Path(file.name).replace(cache)
+    except OSError as error:
+        LOG.info("decoded images are not cached: %s", error)
+    return Split(images, labels, ids)

@@ -1,0 +1,85 @@
+"""From a config to a net, and from a net to the pure function that training maps over devices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from resnet_jax.config import ModelConfig
+from resnet_jax.models.resnet import CifarResNet
+
+FAMILIES: dict[str, Callable[..., nnx.Module]] = {"cifar_resnet": CifarResNet}
+
+# params, stats, x [batch, height, width, channels], train -> logits [batch, classes], stats
+Apply = Callable[[Any, Any, jax.Array, bool], tuple[jax.Array, Any]]
+
+
+class Functional(NamedTuple):
+    """A net as values and one pure function.
+
+    Attributes:
+        apply: (params, stats, x, train) -> (logits, stats).
+        params: nested dict of trained arrays.
+        stats: nested dict of running batch statistics.
+    """
+
+    apply: Apply
+    params: Any
+    stats: Any
+
+
+def build(
+    config: ModelConfig,
+    *,
+    channels: int,
+    num_classes: int,
+    seed: int = 0,
+    axis_name: str | None = None,
+) -> nnx.Module:
+    """Builds the configured net with freshly drawn weights.
+
+    Args:
+        config: the net.
+        channels: of the images.
+        num_classes: of the data set.
+        seed: of the initial weights.
+        axis_name: mapped device axis for synced batch norm, or None to call the net on its own.
+
+    Raises:
+        InputError: if the depth does not exist in the family.
+    """
+    family = FAMILIES[config.family]
+    return family(
+        config,
+        channels=channels,
+        num_classes=num_classes,
+        rngs=nnx.Rngs(params=seed),
+        axis_name=axis_name,
+    )
+
+
+def functional(model: nnx.Module) -> Functional:
+    """Splits a net into its parameters, its batch statistics and a pure function of them."""
+    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
+
+    def apply(params: Any, stats: Any, x: jax.Array, train: bool) -> tuple[jax.Array, Any]:
+        # Without copy=True a merge inside jax.grad raises TraceContextError.
+        merged = nnx.merge(graphdef, params, stats, copy=True)
+        logits = merged(x, train=train)
+        return logits, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
+
+    return Functional(apply, nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+
+
+def update(model: nnx.Module, params: Any, stats: Any) -> None:
+    """Writes parameters and statistics (as `functional` gives them) back into a net."""
+    for kind, values in ((nnx.Param, params), (nnx.BatchStat, stats)):
+        state = nnx.state(model, kind)
+        nnx.replace_by_pure_dict(state, values)
+        nnx.update(model, state)
+
+
+def count_parameters(params: Any) -> int:
+    """The number of trained values; running statistics are not among them."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -1,0 +1,161 @@
+"""The devices of one run, and the one wrapper that turns a per-device function into a program.
+
+Everywhere else a step is written for one device, with collectives over the named axis `data`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from resnet_jax.config import ParallelConfig
+from resnet_jax.errors import InputError
+
+AXIS = "data"
+
+# How an argument or result lies on the devices: None is a full copy on each, an integer the axis
+# along which it is divided.
+Axes = Sequence[int | None]
+
+
+class DeviceMap:
+    """Maps functions over devices: `shard_map`, `pmap`, or plain `jit` on a single device.
+
+    Args:
+        config: how, and over how many devices.
+
+    Raises:
+        InputError: if more devices are asked for than there are.
+    """
+
+    def __init__(self, config: ParallelConfig):
+        available = jax.local_devices()
+        count = config.devices or len(available)
+        if count > len(available):
+            raise InputError(
+                f"config.parallel.devices={count}, but this machine has {len(available)} "
+                f"{available[0].platform} device(s); use at most that, or 0 for all"
+            )
+        self.devices = available[:count]
+        # On one CPU device shard_map and pmap cost 40 % (docs/architecture.md).
+        self.mapping = "single" if count == 1 else config.mapping
+        self._mesh = Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+    @property
+    def count(self) -> int:
+        """The number of devices in use."""
+        return len(self.devices)
+
+    @property
+    def is_accelerator(self) -> bool:
+        """Whether these are GPUs or TPUs."""
+        return bool(self.devices[0].platform != "cpu")
+
+    def check_batch(self, batch_size: int) -> None:
+        """Refuses a batch that does not divide evenly.
+
+        Raises:
+            InputError: naming the nearest sizes that do.
+        """
+        if batch_size % self.count:
+            below = batch_size - batch_size % self.count
+            near = [size for size in (below, below + self.count) if size]
+            raise InputError(
+                f"config.train.batch_size={batch_size} is not divisible by {self.count} devices; "
+                f"use {' or '.join(map(str, near))}, or fewer devices (config.parallel.devices)"
+            )
+
+    def round_up(self, batch_size: int) -> int:
+        """The next batch size that divides evenly."""
+        return -(-batch_size // self.count) * self.count
+
+    def compile(
+        self,
+        function: Callable[..., Any],
+        *,
+        inputs: Axes,
+        outputs: Axes,
+        donate: tuple[int, ...] = (),
+    ) -> Callable[..., Any]:
+        """Compiles a per-device function into one program over all devices.
+
+        Args:
+            function: takes and returns each device's share; may use collectives over `AXIS`.
+            inputs: one entry for each argument. Copied ones must have gone through `replicate`.
+            outputs: one entry for each result (a tuple).
+            donate: arguments whose memory the program may reuse.
+        """
+        if self.mapping == "single":
+            # jit alone has no named axis; a vmap of size 1 names it without cost.
+            named = jax.vmap(function, in_axes=None, out_axes=None, axis_name=AXIS, axis_size=1)
+            return jax.jit(named, donate_argnums=donate)
+        if self.mapping == "shard_map":
+            # check_vma=True would already sum the gradients of replicated parameters, so that the
+            # step's own mean leaves them `count` times too large, without an error.
+            mapped = jax.shard_map(
+                function,
+                mesh=self._mesh,
+                in_specs=tuple(_spec(axis) for axis in inputs),
+                out_specs=tuple(_spec(axis) for axis in outputs),
+                check_vma=False,
+            )
+            return jax.jit(mapped, donate_argnums=donate)
+        program = jax.pmap(
+            function,
+            axis_name=AXIS,
+            in_axes=tuple(axis or 0 for axis in inputs),
+            out_axes=tuple(axis or 0 for axis in outputs),
+            devices=self.devices,
+            donate_argnums=donate,
+        )
+        return _PmapProgram(program, inputs, outputs, self.count)
+
+    def replicate(self, tree: Any) -> Any:
+        """Puts a full copy of every array on every device."""
+        if self.mapping == "pmap":
+            sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
+            return jax.tree.map(
+                lambda x: jax.device_put(np.broadcast_to(x, (self.count, *np.shape(x))), sharding),
+                tree,
+            )
+        sharding = NamedSharding(self._mesh, PartitionSpec())
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+
+    def single_copy(self, tree: Any) -> Any:
+        """One copy of what `replicate` made or a program returned as copied, still on device."""
+        return jax.tree.map(lambda x: x[0], tree) if self.mapping == "pmap" else tree
+
+
+class _PmapProgram:
+    """A pmapped program that takes and returns whole arrays where they are divided."""
+
+    def __init__(self, program: Callable[..., Any], inputs: Axes, outputs: Axes, count: int):
+        self._program, self._inputs, self._outputs, self._count = program, inputs, outputs, count
+
+    def __call__(self, *arguments: Any) -> Any:
+        pairs = zip(arguments, self._inputs, strict=True)
+        results = self._program(*(self._divide(value, axis) for value, axis in pairs))
+        return tuple(
+            value if axis is None else jax.tree.map(lambda x, axis=axis: _join(x, axis), value)
+            for value, axis in zip(results, self._outputs, strict=True)
+        )
+
+    def _divide(self, value: Any, axis: int | None) -> Any:
+        if axis is None:
+            return value
+        shape = np.shape(value)
+        parts = (self._count, shape[axis] // self._count)
+        return np.reshape(value, (*shape[:axis], *parts, *shape[axis + 1 :]))
+
+    def _cache_size(self) -> int:
+        return int(self._program._cache_size())  # type: ignore[attr-defined]
+
+
+def _join(x: jax.Array, axis: int) -> jax.Array:
+    return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+
+
+def _spec(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)

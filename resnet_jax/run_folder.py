@@ -1,0 +1,120 @@
+"""A run's folder: the contract between training, which writes it, and reporting, which reads it.
+
+    config.json       the resolved configuration
+    provenance.json   commit, command, versions, devices and start time of every attempt
+    parameters.txt    every parameter's shape, mean and deviation before the first step
+    status.json       state, reason, step; rewritten while the run goes on
+    metrics.jsonl     one record a line: step, split, loss, error, ...
+    evaluation.json   the final report on val and test
+    predictions.npz   logits and labels of val and test, by example id
+    checkpoints/      Orbax
+    tensorboard/      event files
+
+Neither JAX nor NumPy is imported here. Whole files are replaced atomically; records are appended.
+"""
+
+import datetime
+import json
+import math
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+from resnet_jax.errors import InputError
+
+CONFIG = "config.json"
+PARAMETERS = "parameters.txt"
+PROVENANCE = "provenance.json"
+STATUS = "status.json"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+PREDICTIONS = "predictions.npz"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+
+# The states of status.json. Only `running` may still change by itself.
+QUEUED, RUNNING, STOPPED = "queued", "running", "stopped"
+COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def without_nan(value: Any) -> Any:
+    """The same nested value with non-finite numbers as None: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Replaces a file in one step, so that a reader sees the old or the new one."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    pathlib.Path(file.name).replace(path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Replaces a JSON file in one step; non-finite numbers become null."""
+    write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """Reads a JSON file; None if it is not there.
+
+    Raises:
+        InputError: if it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}; is this a run's folder?") from error
+
+
+def require_own(workdir: pathlib.Path) -> None:
+    """Refuses a folder that holds something other than a run, before anything is written.
+
+    Raises:
+        InputError: if `workdir` is a file, cannot be read or written, or holds foreign files.
+    """
+    advice = "choose another --workdir"
+    if workdir.exists() and not workdir.is_dir():
+        raise InputError(f"--workdir={workdir} is a file, not a folder; {advice}")
+    parent = next(path for path in [workdir, *workdir.absolute().parents] if path.exists())
+    if not os.access(parent, os.R_OK | os.W_OK | os.X_OK):
+        raise InputError(f"--workdir={workdir} cannot be read and written; {advice}")
+    if not workdir.is_dir() or (workdir / CONFIG).is_file():
+        return
+    foreign = sorted(path.name for path in workdir.iterdir() if path.suffix != ".tmp")
+    if foreign:
+        raise InputError(
+            f"--workdir={workdir} holds {foreign[0]!r} but no {CONFIG}, so it is not a run's "
+            f"folder; {advice}"
+        )
+
+
+def read_records(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The complete records of a metrics file, in order; an unfinished last line is left out.
+
+    Raises:
+        InputError: naming the line, if a complete one is damaged.
+    """
+    if not path.is_file():
+        return []
+    complete = path.read_bytes().rpartition(b"\n")[0]
+    records = []
+    for number, line in enumerate(complete.split(b"\n") if complete else [], 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"{path}, line {number} is damaged: {error}") from error
+    return records

@@ -1,0 +1,1 @@
+"""Training: state, optimizer, pure steps, checkpoints, and the loop that orders them."""

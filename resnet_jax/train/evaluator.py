@@ -1,0 +1,94 @@
+"""Evaluation of a whole split by one compiled program, each example exactly once."""
+
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from resnet_jax import run_folder
+from resnet_jax.metrics import accumulate, classification
+from resnet_jax.train.setup import Experiment
+from resnet_jax.train.state import TrainState
+from resnet_jax.train.step import evaluation_program
+
+
+class Evaluator:
+    """Measures splits of an experiment's data.
+
+    Args:
+        experiment: data, devices and net.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.batch_size = experiment.devices.round_up(experiment.config.train.eval_batch_size)
+        self.program = experiment.devices.compile(
+            evaluation_program(experiment.apply),
+            inputs=(None, None, None, 0, 0),
+            outputs=(None, 0),
+        )
+
+    def measure(self, state: TrainState, split: str) -> tuple[dict[str, float], list[Any]]:
+        """Evaluates a split.
+
+        Args:
+            state: replicated over the devices.
+            split: 'train', 'val' or 'test'.
+
+        Returns:
+            Loss and error (percent) over the split, and the logits of each padded batch, still on
+            the devices.
+        """
+        parts, logits = [], []
+        for examples, mask in self.experiment.resident.padded_batches(split, self.batch_size):
+            part, scores = self.program(
+                state.params, state.stats, self.experiment.arrays, examples, mask
+            )
+            parts.append(self.experiment.devices.single_copy(part))
+            logits.append(scores)
+        return accumulate.merge(parts), logits
+
+    def predictions(self, state: TrainState, split: str) -> dict[str, np.ndarray]:
+        """The logits [examples, classes], labels [examples] and ids [examples] of a split."""
+        _, logits = self.measure(state, split)
+        resident = self.experiment.resident
+        start, size = resident.starts[split], resident.sizes[split]
+        return {
+            "logits": np.concatenate([np.asarray(part) for part in logits])[:size],
+            "labels": resident.arrays["labels"][start : start + size],
+            "ids": self.experiment.ids[split],
+        }
+
+
+def final_report(
+    evaluator: Evaluator, state: TrainState, workdir: pathlib.Path | None, step: int
+) -> dict[str, Any]:
+    """Measures val and test for good, and writes `evaluation.json` and `predictions.npz`.
+
+    Args:
+        evaluator: of the experiment.
+        state: replicated over the devices.
+        workdir: the run's folder, or None to write nothing.
+        step: that the state belongs to.
+
+    Returns:
+        What `evaluation.json` holds: the step, and a report for each split that is not empty.
+    """
+    experiment = evaluator.experiment
+    splits = [name for name in ("val", "test") if experiment.resident.sizes[name]]
+    predictions = {name: evaluator.predictions(state, name) for name in splits}
+    report = {
+        "step": step,
+        "splits": {
+            name: classification.report(p["logits"], p["labels"], experiment.class_names)
+            for name, p in predictions.items()
+        },
+    }
+    if workdir:
+        arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
+        with tempfile.NamedTemporaryFile(dir=workdir, suffix=".tmp", delete=False) as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        pathlib.Path(file.name).replace(workdir / run_folder.PREDICTIONS)
+        run_folder.write_json(workdir / run_folder.EVALUATION, report)
+    return report

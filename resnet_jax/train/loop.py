@@ -1,0 +1,240 @@
+"""One run from start to end: the order of operations, and nothing that computes."""
+
+import logging
+import pathlib
+from typing import Any
+
+import jax
+from clu import parameter_overview
+
+from resnet_jax import run_folder
+from resnet_jax.config import RunConfig, differences, load_json, to_json
+from resnet_jax.data.pipeline import TrainingOrder
+from resnet_jax.errors import InputError
+from resnet_jax.metrics import accumulate
+from resnet_jax.metrics.writer import MetricsWriter
+from resnet_jax.train import provenance
+from resnet_jax.train.checkpoint import Checkpoints
+from resnet_jax.train.evaluator import Evaluator, final_report
+from resnet_jax.train.progress import TrainingProgress
+from resnet_jax.train.setup import Experiment
+from resnet_jax.train.state import TrainState
+
+LOG = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains the configured net, or goes on where an earlier attempt in `workdir` stopped.
+
+    Args:
+        config: of the run.
+        workdir: the run's folder; made if it is not there.
+
+    Returns:
+        The final status, as in `status.json`: state is `completed` or `diverged`.
+
+    Raises:
+        InputError: for bad input, before anything is written.
+    """
+    run_folder.require_own(workdir)
+    _require_same(config, workdir)
+    status = run_folder.read_json(workdir / run_folder.STATUS) or {}
+    if status.get("state") in (run_folder.COMPLETED, run_folder.DIVERGED):
+        LOG.info("%s is already %s; nothing to do", workdir, status["state"])
+        return status
+    experiment = Experiment.prepare(config)
+    return _Run(experiment, workdir).finish()
+
+
+def _require_same(config: RunConfig, workdir: pathlib.Path) -> None:
+    path = workdir / run_folder.CONFIG
+    if path.is_file():
+        changed = differences(load_json(path), config)
+        if changed:
+            raise InputError(
+                f"--workdir={workdir} holds a run with another config ({'; '.join(changed)}); "
+                "choose another --workdir, or give the same config to go on with it"
+            )
+
+
+class _Run:
+    """One attempt at a run. Its methods appear in the order in which they are called."""
+
+    def __init__(self, experiment: Experiment, workdir: pathlib.Path):
+        self.experiment, self.workdir = experiment, workdir
+        self.config = experiment.config
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._describe()
+        self.checkpoints = Checkpoints(
+            workdir / run_folder.CHECKPOINTS, keep=self.config.train.keep_checkpoints
+        )
+        self.evaluator = Evaluator(experiment)
+        self.state, self.start = restored(experiment, self.checkpoints, self.checkpoints.last_step)
+        self.writer = MetricsWriter(
+            workdir, after_step=self.start, tensorboard=self.config.log.tensorboard
+        )
+        self.progress = TrainingProgress(
+            steps=self.config.train.steps,
+            start=self.start,
+            batch_size=self.config.train.batch_size,
+            show=self.config.log.progress,
+        )
+        self.train_error = float("nan")
+
+    def _describe(self) -> None:
+        run_folder.write_text(self.workdir / run_folder.CONFIG, to_json(self.config))
+        overview = parameter_overview.get_parameter_overview(self.experiment.state.params)
+        run_folder.write_text(self.workdir / run_folder.PARAMETERS, overview + "\n")
+        path = self.workdir / run_folder.PROVENANCE
+        attempts = (run_folder.read_json(path) or {"attempts": []})["attempts"]
+        attempts.append(provenance.describe(self.experiment.devices.devices))
+        run_folder.write_json(path, {"attempts": attempts})
+
+    def finish(self) -> dict[str, Any]:
+        """Runs all remaining steps and the final evaluation; tells the outcome."""
+        try:
+            diverged_at = self._all_steps()
+            if diverged_at >= 0:
+                return self._status(
+                    run_folder.DIVERGED,
+                    diverged_at,
+                    reason=f"loss or gradient was not finite at step {diverged_at}",
+                )
+            self.checkpoints.wait()
+            return self._final_report()
+        except KeyboardInterrupt:
+            self._status(run_folder.STOPPED, self._last_saved(), reason="interrupted")
+            raise
+        except Exception as error:
+            self._status(
+                run_folder.FAILED, self._last_saved(), reason=f"{type(error).__name__}: {error}"
+            )
+            raise
+        finally:
+            self.progress.close()
+            self.writer.close()
+            self.checkpoints.close()
+
+    def _last_saved(self) -> int:
+        return self.checkpoints.last_step or 0
+
+    def _all_steps(self) -> int:
+        train, per_call = self.config.train, self.experiment.steps_per_call
+        order = TrainingOrder(self.experiment.resident.sizes["train"], train.batch_size, train.seed)
+        self._status(run_folder.RUNNING, self.start)
+        records: list[Any] = []
+        for first in range(self.start, train.steps, per_call):
+            examples = order.batches(first, per_call)
+            self.state, record = self.experiment.train_program(
+                self.state, self.experiment.arrays, examples
+            )
+            records.append(record)
+            step = first + per_call
+            last = step == train.steps
+            if step % self.config.log.interval == 0 or last:
+                self._log(step, records)
+                records = []
+                state = self.experiment.devices.single_copy(self.state)
+                diverged_at = int(state.first_nonfinite_step)
+                if diverged_at >= 0:
+                    return diverged_at
+            self._look_and_save(step, last)
+        return -1
+
+    def _log(self, step: int, records: list[Any]) -> None:
+        copies = self.experiment.devices.single_copy(records)
+        values = accumulate.summarize(copies)
+        self.train_error = values["error"]
+        self.writer.write(step, "train", values)
+        self.progress.update(step, values)
+        self._status(run_folder.RUNNING, step)
+
+    def _look_and_save(self, step: int, last: bool) -> None:
+        train = self.config.train
+        evaluate = last or step % train.eval_interval == 0
+        save = last or step % train.checkpoint_interval == 0
+        if not (evaluate or save):
+            return
+        jax.block_until_ready(self.state.step)
+        with self.progress.paused():
+            state = self.experiment.devices.single_copy(self.state)
+            val_error = self._evaluate(step) if evaluate else None
+            if save:
+                self.checkpoints.save(step, state, val_error)
+
+    def _evaluate(self, step: int) -> float | None:
+        """Logs val and test; only val's error is returned, for nothing may be chosen on test."""
+        errors = {}
+        for split in ("val", "test"):
+            if self.experiment.resident.sizes[split]:
+                values, _ = self.evaluator.measure(self.state, split)
+                self.writer.write(step, split, values)
+                errors[split] = values["error"]
+        return errors.get("val")
+
+    def _final_report(self) -> dict[str, Any]:
+        final_report(self.evaluator, self.state, self.workdir, self.config.train.steps)
+        limit = self.config.train.not_converged_error
+        verdict = "converged" if self.train_error <= limit else "not_converged"
+        return self._status(run_folder.COMPLETED, self.config.train.steps, verdict=verdict)
+
+    def _status(self, state: str, step: int, **more: Any) -> dict[str, Any]:
+        status = {
+            "state": state,
+            "step": step,
+            "steps": self.config.train.steps,
+            "train_error": self.train_error,
+            "images_per_second": self.progress.images_per_second,
+            "updated": run_folder.now(),
+            **more,
+        }
+        run_folder.write_json(self.workdir / run_folder.STATUS, status)
+        return status
+
+
+def restored(
+    experiment: Experiment, checkpoints: Checkpoints, step: int | None
+) -> tuple[TrainState, int]:
+    """The experiment's state on its devices: of a checkpoint, or the initial one if step is None.
+
+    Raises:
+        InputError: if the checkpoint cannot be read.
+    """
+    state = experiment.state
+    if step is not None:
+        state = checkpoints.restore(step, like=state)
+        LOG.info("restored step %d", step)
+    return experiment.devices.replicate(state), step or 0
+
+
+def evaluate(workdir: pathlib.Path, *, which: str = "last") -> dict[str, Any]:
+    """Measures a trained run again on val and test, and rewrites its evaluation.
+
+    Args:
+        workdir: a run's folder.
+        which: 'last' checkpoint, or 'best' on val.
+
+    Returns:
+        As `evaluator.final_report`.
+
+    Raises:
+        InputError: if the folder is no run's, or has no checkpoint.
+    """
+    config = load_json(workdir / run_folder.CONFIG)
+    folder = workdir / run_folder.CHECKPOINTS
+    if not folder.is_dir():
+        raise InputError(f"--workdir={workdir} has no checkpoints yet; train it first")
+    checkpoints = Checkpoints(folder, read_only=True)
+    step = checkpoints.best_step if which == "best" else checkpoints.last_step
+    if step is None:
+        raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
+    experiment = Experiment.prepare(config)
+    state, step = restored(experiment, checkpoints, step)
+    return final_report(Evaluator(experiment), state, workdir, step)
+
+
+def evaluate_weights(config: RunConfig) -> dict[str, Any]:
+    """Measures the weights file named in the config on val and test; writes nothing."""
+    experiment = Experiment.prepare(config)
+    state = experiment.devices.replicate(experiment.state)
+    return final_report(Evaluator(experiment), state, None, 0)

@@ -1,0 +1,109 @@
+"""SGD as in the papers, AdamW, and a learning rate that is read back from the state it lives in."""
+
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_jax.config import OptimizerConfig
+
+# Smooths the batch's training error for warm-up 'until_error': about the last 20 batches.
+ERROR_DECAY = 0.95
+
+
+class LearningRateState(NamedTuple):
+    """Where the schedule stands.
+
+    Attributes:
+        updates: made so far.
+        learning_rate: as applied by the last update.
+        running_error: smoothed training error, percent.
+        warming: still in the warm-up.
+    """
+
+    updates: jax.Array
+    learning_rate: jax.Array
+    running_error: jax.Array
+    warming: jax.Array
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate over iterations, warm-up apart.
+
+    Args:
+        config: 'step' multiplies by `decay_factor` at each milestone (He 2015, Sec. 4.2),
+            'cosine' ends at zero after `steps`, 'constant' stays.
+        steps: of the whole run.
+    """
+    if config.schedule == "step":
+        drops = {milestone: config.decay_factor for milestone in config.milestones}
+        return optax.piecewise_constant_schedule(config.learning_rate, drops)
+    if config.schedule == "cosine":
+        return optax.cosine_decay_schedule(config.learning_rate, steps)
+    return optax.constant_schedule(config.learning_rate)
+
+
+def scale_by_learning_rate(
+    config: OptimizerConfig, steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by the scheduled learning rate, warm-up included.
+
+    The update takes `train_error`, the batch's error in percent, which ends the warm-up
+    'until_error' (He 2015, Sec. 4.2: "until the training error is below 80%").
+    """
+    planned = schedule(config, steps)
+
+    def init(params: Any) -> LearningRateState:
+        del params
+        return LearningRateState(
+            updates=jnp.zeros((), jnp.int32),
+            learning_rate=jnp.zeros(()),
+            running_error=jnp.full((), 100.0),
+            warming=jnp.array(config.warmup != "none"),
+        )
+
+    def update(
+        updates: Any, state: LearningRateState, params: Any = None, *, train_error: Any, **_: Any
+    ) -> tuple[Any, LearningRateState]:
+        del params
+        running_error = ERROR_DECAY * state.running_error + (1 - ERROR_DECAY) * train_error
+        if config.warmup == "until_error":
+            warming = state.warming & (running_error >= config.warmup_error)
+        else:
+            warming = state.warming & (state.updates < config.warmup_steps)
+        start = jnp.asarray(config.warmup_learning_rate)
+        if config.warmup == "linear":
+            share = state.updates / max(config.warmup_steps, 1)
+            start = start + share * (config.learning_rate - start)
+        rate = jnp.where(warming, start, planned(state.updates))
+        scaled = jax.tree.map(lambda u: u * rate.astype(u.dtype), updates)
+        return scaled, LearningRateState(state.updates + 1, rate, running_error, warming)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+    """The configured optimizer.
+
+    SGD is the papers' and Caffe's: v = momentum * v + lr * (g + weight_decay * w), w = w - v. At a
+    constant rate this equals PyTorch's form, which multiplies by lr last.
+    """
+    decay = optax.add_decayed_weights(
+        config.weight_decay, mask=None if config.decay_batch_norm else _kernels
+    )
+    rate = scale_by_learning_rate(config, steps)
+    if config.name == "adamw":
+        return optax.chain(optax.scale_by_adam(), decay, rate, optax.scale(-1.0))
+    momentum = optax.trace(config.momentum, nesterov=config.nesterov)
+    return optax.chain(decay, rate, momentum, optax.scale(-1.0))
+
+
+def _kernels(params: Any) -> Any:
+    """True for weights of convolutions and of the head; False for BN's parameters and biases."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def learning_rate(opt_state: Any) -> jax.Array:
+    """The rate that the last update applied, out of the optimizer's own state."""
+    return cast(jax.Array, optax.tree.get(opt_state, "learning_rate"))

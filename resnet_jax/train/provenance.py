@@ -1,0 +1,65 @@
+"""Where a number comes from: commit, command, versions, hardware."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from typing import Any
+
+import jax
+
+from resnet_jax import run_folder
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+
+
+def describe(devices: list[jax.Device]) -> dict[str, Any]:
+    """What a reader of the results needs to know about this attempt.
+
+    Args:
+        devices: that the run uses.
+    """
+    return {
+        "started": run_folder.now(),
+        "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
+        "commit": commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in PACKAGES},
+        },
+        "devices": [device.device_kind for device in devices],
+        "hardware": {
+            "processor": processor(),
+            "usable_cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
+            "system": platform.platform(),
+        },
+    }
+
+
+def commit() -> str | None:
+    """The commit of this source tree, with '+changes' if files differ from it; None outside git."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

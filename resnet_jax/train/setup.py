@@ -1,0 +1,111 @@
+"""From a config to what a run works with: data on the devices, a net, its state, its programs."""
+
+import dataclasses
+import logging
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_jax.config import RunConfig, resolve_steps_per_call
+from resnet_jax.data import datasets
+from resnet_jax.data.pipeline import Resident
+from resnet_jax.errors import InputError
+from resnet_jax.models import registry, torch_weights
+from resnet_jax.parallel import AXIS, DeviceMap
+from resnet_jax.train import optimizer
+from resnet_jax.train.state import TrainState
+from resnet_jax.train.step import training_program
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run's parts, ready to be used.
+
+    Attributes:
+        config: of the run.
+        devices: that it is mapped over.
+        class_names: of the data set, in label order.
+        ids: the example ids of each split.
+        resident: where each split lies in `arrays`.
+        arrays: images, labels and normalisation, copied to every device.
+        model: the net, as a pure function.
+        state: before the first step, on the host.
+        tx: the optimizer.
+        steps_per_call: steps in one call of `train_program`.
+        train_program: (state, arrays, examples) -> (state, records).
+    """
+
+    config: RunConfig
+    devices: DeviceMap
+    class_names: tuple[str, ...]
+    ids: dict[str, np.ndarray]
+    resident: Resident
+    arrays: dict[str, jax.Array]
+    apply: registry.Apply
+    state: TrainState
+    steps_per_call: int
+    train_program: Callable[..., Any]
+
+    @classmethod
+    def prepare(cls, config: RunConfig) -> "Experiment":
+        """Loads the data, builds the net and declares the programs; nothing is compiled yet.
+
+        Raises:
+            InputError: if the data, the weights file or the number of devices does not fit.
+        """
+        if config.model.dtype == "float64":
+            jax.config.update("jax_enable_x64", True)
+        devices = DeviceMap(config.parallel)
+        devices.check_batch(config.train.batch_size)
+        dataset = datasets.load(config.data)
+        if config.data.normalization == "imagenet" and dataset.image_shape[-1] != 3:
+            raise InputError(
+                "config.data.normalization='imagenet' needs 3 channels, but the images of "
+                f"{dataset.name} have {dataset.image_shape[-1]}; use 'pixel_mean' or 'channel'"
+            )
+        if config.train.batch_size > len(dataset.train):
+            raise InputError(
+                f"config.train.batch_size={config.train.batch_size} is larger than the training "
+                f"split of {dataset.name} ({len(dataset.train)} images); use a smaller batch"
+            )
+        model = registry.build(
+            config.model,
+            channels=dataset.image_shape[-1],
+            num_classes=dataset.num_classes,
+            seed=config.train.seed,
+            axis_name=AXIS,
+        )
+        if config.model.weights:
+            torch_weights.load_into(model, pathlib.Path(config.model.weights))
+        net = registry.functional(model)
+        tx = optimizer.build(config.optimizer, config.train.steps)
+        LOG.info(_describe(config, dataset))
+        resident = Resident.of(dataset, config.data)
+        return cls(
+            config=config,
+            devices=devices,
+            class_names=dataset.class_names,
+            ids={name: split.ids for name, split in dataset.splits.items()},
+            resident=resident,
+            arrays=devices.replicate(resident.arrays),
+            apply=net.apply,
+            state=TrainState.create(net.params, net.stats, tx),
+            steps_per_call=resolve_steps_per_call(config, accelerator=devices.is_accelerator),
+            train_program=devices.compile(
+                training_program(config, net.apply, tx),
+                inputs=(None, None, 1),
+                outputs=(None, None),
+                donate=(0,),
+            ),
+        )
+
+
+def _describe(config: RunConfig, dataset: datasets.Dataset) -> str:
+    kind = "residual" if config.model.residual else "plain"
+    sizes = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
+    return f"{kind} net of depth {config.model.depth} on {dataset.name} ({sizes})"

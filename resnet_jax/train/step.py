@@ -1,0 +1,122 @@
+"""One training step and one evaluation step: pure, written for one device of the axis `data`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from resnet_jax.config import RunConfig
+from resnet_jax.data import augment
+from resnet_jax.metrics.accumulate import ClassificationMetrics, StepRecord
+from resnet_jax.parallel import AXIS
+from resnet_jax.train import optimizer
+from resnet_jax.train.state import TrainState
+
+Apply = Callable[[Any, Any, jax.Array, bool], tuple[jax.Array, Any]]
+
+
+def train_step(
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    apply: Apply,
+    tx: optax.GradientTransformationExtraArgs,
+) -> tuple[TrainState, StepRecord]:
+    """Updates the state with one batch, of which each device sees its share.
+
+    Args:
+        state: the same on every device.
+        images: float [share, height, width, channels], normalised and augmented.
+        labels: int [share].
+        apply: the net.
+        tx: the optimizer.
+
+    Returns:
+        The next state and the step's record, the same on every device. If loss or gradient is not
+        finite, parameters, statistics and optimizer keep their last finite values for good.
+    """
+
+    def mean_loss(params: Any) -> tuple[jax.Array, Any]:
+        logits, stats = apply(params, state.stats, images, True)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), (losses, logits, stats)
+
+    (_, (losses, logits, stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
+        state.params
+    )
+    # Local batch norm leaves each device its own running statistics; their mean is kept.
+    gradients, stats = lax.pmean((gradients, stats), AXIS)
+    metrics = lax.psum(
+        ClassificationMetrics.single_from_model_output(logits=logits, labels=labels, loss=losses),
+        AXIS,
+    )
+    norm = optax.global_norm(gradients)
+    error = metrics.error.total / metrics.error.count
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params, train_error=error)
+
+    finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(norm)
+    alive = finite & (state.first_nonfinite_step < 0)
+    step = state.step + 1
+    new = (optax.apply_updates(state.params, updates), stats, opt_state)
+    old = (state.params, state.stats, state.opt_state)
+    params, stats, opt_state = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
+    first = jnp.where(finite | (state.first_nonfinite_step >= 0), state.first_nonfinite_step, step)
+    record = StepRecord(metrics, norm, optimizer.learning_rate(opt_state))
+    return TrainState(step, params, stats, opt_state, first), record
+
+
+def training_program(
+    config: RunConfig, apply: Apply, tx: optax.GradientTransformationExtraArgs
+) -> Callable[..., Any]:
+    """Several steps in one call: pick, augment, update.
+
+    Returns:
+        (state, arrays, examples int32 [steps, share]) -> (state, records with a leading axis of
+        steps), to be compiled by `parallel.DeviceMap`.
+    """
+
+    def one_step(
+        arrays: dict[str, jax.Array], state: TrainState, examples: jax.Array
+    ) -> tuple[TrainState, StepRecord]:
+        key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+        images = augment.training_images(
+            config.data, key, arrays["images"][examples], examples, arrays["mean"], arrays["std"]
+        )
+        return train_step(state, images, arrays["labels"][examples], apply=apply, tx=tx)
+
+    def program(
+        state: TrainState, arrays: dict[str, jax.Array], examples: jax.Array
+    ) -> tuple[TrainState, StepRecord]:
+        if examples.shape[0] == 1:  # a loop of one would still be a loop, which CPUs are slow at
+            state, record = one_step(arrays, state, examples[0])
+            return state, jax.tree.map(lambda x: x[None], record)
+        return lax.scan(lambda carry, rows: one_step(arrays, carry, rows), state, examples)
+
+    return program
+
+
+def evaluation_program(apply: Apply) -> Callable[..., Any]:
+    """Measures one batch in evaluation mode.
+
+    Returns:
+        (params, stats, arrays, examples int32 [share], mask bool [share]) -> (metrics summed over
+        all devices, logits float [share, classes]).
+    """
+
+    def program(
+        params: Any, stats: Any, arrays: dict[str, jax.Array], examples: jax.Array, mask: jax.Array
+    ) -> tuple[ClassificationMetrics, jax.Array]:
+        images = augment.normalize(arrays["images"][examples], arrays["mean"], arrays["std"])
+        labels = arrays["labels"][examples]
+        logits, _ = apply(params, stats, images, False)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        metrics = ClassificationMetrics.single_from_model_output(
+            logits=logits, labels=labels, loss=losses, mask=mask
+        )
+        return lax.psum(metrics, AXIS), logits
+
+    return program
