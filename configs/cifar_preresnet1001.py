@@ -1,4 +1,4 @@
-"""Pre-activation ResNet-1001. Paper: 4.92 % test error, 4.62 % at batch 64 (He et al. 2016, Table 4).
+"""Pre-activation ResNet-1001. Paper: 4.92 % test error, 4.62 % at batch 64 (He 2016, Table 4).
 
 python -m resnet_jax.main --config=configs/cifar_preresnet1001.py
 """

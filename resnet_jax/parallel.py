@@ -149,9 +149,6 @@ class _PmapProgram:
         parts = (self._count, shape[axis] // self._count)
         return np.reshape(value, (*shape[:axis], *parts, *shape[axis + 1 :]))
 
-    def _cache_size(self) -> int:
-        return int(self._program._cache_size())  # type: ignore[attr-defined]
-
 
 def _join(x: jax.Array, axis: int) -> jax.Array:
     return x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])

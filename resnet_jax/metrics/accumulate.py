@@ -25,7 +25,8 @@ class Top1Error(clu_metrics.Average):
             labels: int [batch].
             mask: bool [batch], False for examples that only fill the batch.
         """
-        wrong = jnp.where(logits.argmax(-1) != labels, 100.0, 0.0)
+        predicted = logits.argmax(-1).astype(labels.dtype)
+        wrong = jnp.where(predicted != labels, 100.0, 0.0)
         return cast("Top1Error", super().from_model_output(values=wrong, mask=mask))
 
 

@@ -46,7 +46,7 @@ class Numerics:
     @property
     def param_dtype(self) -> Any:
         """At least float32: bfloat16 would lose small updates and small batch statistics."""
-        return jnp.promote_types(self.dtype, jnp.float32)
+        return self.dtype if self.dtype == jnp.float64 else jnp.dtype(jnp.float32)
 
 
 def convolution(

@@ -59,7 +59,8 @@ def scale_by_learning_rate(
         return LearningRateState(
             updates=jnp.zeros((), jnp.int32),
             learning_rate=jnp.zeros(()),
-            running_error=jnp.full((), 100.0),
+            # Typed, for a weak type would change after the first step and compile it again.
+            running_error=jnp.full((), 100.0, jnp.zeros(()).dtype),
             warming=jnp.array(config.warmup != "none"),
         )
 
@@ -72,11 +73,12 @@ def scale_by_learning_rate(
             warming = state.warming & (running_error >= config.warmup_error)
         else:
             warming = state.warming & (state.updates < config.warmup_steps)
+        updates_made = state.updates.astype(state.learning_rate.dtype)
         start = jnp.asarray(config.warmup_learning_rate)
         if config.warmup == "linear":
-            share = state.updates / max(config.warmup_steps, 1)
+            share = updates_made / max(config.warmup_steps, 1)
             start = start + share * (config.learning_rate - start)
-        rate = jnp.where(warming, start, planned(state.updates))
+        rate = jnp.where(warming, start, planned(updates_made))
         scaled = jax.tree.map(lambda u: u * rate.astype(u.dtype), updates)
         return scaled, LearningRateState(state.updates + 1, rate, running_error, warming)
 

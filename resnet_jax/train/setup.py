@@ -58,8 +58,10 @@ class Experiment:
         Raises:
             InputError: if the data, the weights file or the number of devices does not fit.
         """
-        if config.model.dtype == "float64":
-            jax.config.update("jax_enable_x64", True)
+        if config.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            raise InputError(
+                "config.model.dtype='float64' needs JAX's double precision; set JAX_ENABLE_X64=1"
+            )
         devices = DeviceMap(config.parallel)
         devices.check_batch(config.train.batch_size)
         dataset = datasets.load(config.data)

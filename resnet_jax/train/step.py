@@ -54,8 +54,8 @@ def train_step(
         ClassificationMetrics.single_from_model_output(logits=logits, labels=labels, loss=losses),
         AXIS,
     )
-    norm = optax.global_norm(gradients)
-    error = metrics.error.total / metrics.error.count
+    norm = optax.tree.norm(gradients)
+    error = metrics.error.total / metrics.error.count.astype(metrics.error.total.dtype)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params, train_error=error)
 
     finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(norm)

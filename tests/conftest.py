@@ -1,0 +1,46 @@
+"""Eight virtual CPU devices, strict dtype promotion, and every warning an error."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+# Before JAX starts: it reads these once.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Weights and images published elsewhere lie beside the checkout where they are at hand.
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture
+def float64():
+    """Double precision for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder with published weights and the JPEG copy of CIFAR-10; skips where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip("published weights and images are not at hand (../shared is absent)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def cifar10_dir(shared, tmp_path_factory):
+    """A TFDS folder with the JPEG copy of CIFAR-10, prepared once for all tests of a session."""
+    folder = tmp_path_factory.mktemp("tfds")
+    script = shared / "tools" / "prepare_cifar10.py"
+    subprocess.run(
+        [sys.executable, str(script), f"--data_dir={folder}"], check=True, capture_output=True
+    )
+    return folder

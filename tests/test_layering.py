@@ -1,0 +1,91 @@
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "resnet_jax"
+BASE = {"errors", "config", "run_folder", "terminal"}
+# Which parts of the package each part may import, beside itself.
+ALLOWED = {
+    "errors": set(),
+    "config": {"errors"},
+    "run_folder": {"errors"},
+    "terminal": {"run_folder"},
+    "parallel": {"config", "errors"},
+    "data": {"config", "errors"},
+    "models": {"config", "errors"},
+    "metrics": {"run_folder", "errors"},
+    "train": {"data", "models", "metrics", "parallel"} | BASE,
+    "report": {"run_folder", "errors"},
+    "main": {"train"} | BASE,
+}
+# The only parts that may import a heavy dependency.
+OWNERS = {
+    "tensorflow_datasets": {"data"},
+    "flax.nnx": {"models"},
+    "orbax": {"train/checkpoint.py"},
+    "matplotlib": {"report"},
+    "ml_collections": {"config", "main"},
+    "tensorboardX": {"metrics/writer.py"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_dependencies_point_one_way(path):
+    used = {
+        name.split(".")[1]
+        for name in imports(path)
+        if name.startswith("resnet_jax.") and len(name.split(".")) > 1
+    }
+    allowed = ALLOWED.get(part(path), set()) | {part(path)}
+    assert used <= allowed, f"{path.name} imports {used - allowed}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_dependencies_have_one_owner(path):
+    for name in imports(path):
+        for package, owners in OWNERS.items():
+            if name == package or name.startswith(package + "."):
+                assert {part(path), str(path.relative_to(PACKAGE))} & owners, f"{path} has {name}"
+
+
+def test_the_package_never_imports_configs_experiments_or_tensorflow():
+    for path in FILES:
+        for name in imports(path):
+            assert name.split(".")[0] not in ("configs", "experiments", "benchmarks", "tensorflow")
+
+
+def test_there_is_no_module_called_utils_and_none_is_too_long():
+    for path in FILES:
+        assert "utils" not in path.stem
+        assert len(path.read_text().splitlines()) <= 330, path
+
+
+def test_importing_everything_writes_nothing_and_starts_no_device():
+    code = (
+        "import importlib, pkgutil, sys, resnet_jax\n"
+        "for m in pkgutil.walk_packages(resnet_jax.__path__, 'resnet_jax.'):\n"
+        "    if not m.name.endswith(('.main', '__main__')): importlib.import_module(m.name)\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge._backends, 'a device was started'\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
