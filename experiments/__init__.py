@@ -1,0 +1,1 @@
+"""Many runs: grids over the package, and what is made of them."""

@@ -54,14 +54,14 @@ class Interrupted(Exception):
 
 
 def interrupt_at(monkeypatch, step):
-    original = loop._Run._log
+    original = loop.Attempt._log
 
     def log(self, at, records):
         original(self, at, records)
         if at == step:
             raise Interrupted
 
-    monkeypatch.setattr(loop._Run, "_log", log)
+    monkeypatch.setattr(loop.Attempt, "_log", log)
 
 
 def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_a_killed_process_goes_on_where_its_last_checkpoint_was(tmp_path):
     stored = run_folder.read_json(tmp_path / "run" / "config.json")
     run = validate(stored)
     experiment = Experiment.prepare(run)
-    attempt = loop._Run(experiment, tmp_path / "run")
+    attempt = loop.Attempt(experiment, tmp_path / "run")
     assert attempt.start == saved
     attempt.writer.close(), attempt.checkpoints.close(), attempt.progress.close()
     records = run_folder.read_records(tmp_path / "run" / "metrics.jsonl")

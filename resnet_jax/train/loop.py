@@ -13,6 +13,7 @@ from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.errors import InputError
 from resnet_jax.metrics import accumulate
 from resnet_jax.metrics.writer import MetricsWriter
+from resnet_jax.models import registry
 from resnet_jax.train import provenance
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.evaluator import Evaluator, final_report
@@ -43,7 +44,7 @@ def train(config: RunConfig, workdir: pathlib.Path) -> dict[str, Any]:
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
         return status
     experiment = Experiment.prepare(config)
-    return _Run(experiment, workdir).finish()
+    return Attempt(experiment, workdir).finish()
 
 
 def _require_same(config: RunConfig, workdir: pathlib.Path) -> None:
@@ -57,19 +58,24 @@ def _require_same(config: RunConfig, workdir: pathlib.Path) -> None:
             )
 
 
-class _Run:
-    """One attempt at a run. Its methods appear in the order in which they are called."""
+class Attempt:
+    """One attempt at a run. Its methods appear in the order in which they are called.
+
+    Args:
+        experiment: the run's parts.
+        workdir: the run's folder: new, or of an earlier attempt to go on with.
+    """
 
     def __init__(self, experiment: Experiment, workdir: pathlib.Path):
         self.experiment, self.workdir = experiment, workdir
         self.config = experiment.config
         workdir.mkdir(parents=True, exist_ok=True)
-        self._describe()
         self.checkpoints = Checkpoints(
             workdir / run_folder.CHECKPOINTS, keep=self.config.train.keep_checkpoints
         )
         self.evaluator = Evaluator(experiment)
         self.state, self.start = restored(experiment, self.checkpoints, self.checkpoints.last_step)
+        self._describe()
         self.writer = MetricsWriter(
             workdir, after_step=self.start, tensorboard=self.config.log.tensorboard
         )
@@ -155,21 +161,21 @@ class _Run:
         save = last or step % train.checkpoint_interval == 0
         if not (evaluate or save):
             return
-        jax.block_until_ready(self.state.step)
-        with self.progress.paused():
+        val_error = self._evaluate(step) if evaluate else None
+        if save:
             state = self.experiment.devices.single_copy(self.state)
-            val_error = self._evaluate(step) if evaluate else None
-            if save:
-                self.checkpoints.save(step, state, val_error)
+            self.checkpoints.save(step, state, val_error)
 
     def _evaluate(self, step: int) -> float | None:
         """Logs val and test; only val's error is returned, for nothing may be chosen on test."""
         errors = {}
-        for split in ("val", "test"):
-            if self.experiment.resident.sizes[split]:
-                values, _ = self.evaluator.measure(self.state, split)
-                self.writer.write(step, split, values)
-                errors[split] = values["error"]
+        jax.block_until_ready(self.state.step)
+        with self.progress.paused():
+            for split in ("val", "test"):
+                if self.experiment.resident.sizes[split]:
+                    values, _ = self.evaluator.measure(self.state, split)
+                    self.writer.write(step, split, values)
+                    errors[split] = values["error"]
         return errors.get("val")
 
     def _final_report(self) -> dict[str, Any]:
@@ -183,6 +189,7 @@ class _Run:
             "state": state,
             "step": step,
             "steps": self.config.train.steps,
+            "parameters": registry.count_parameters(self.experiment.state.params),
             "train_error": self.train_error,
             "images_per_second": self.progress.images_per_second,
             "updated": run_folder.now(),

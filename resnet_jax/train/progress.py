@@ -15,6 +15,10 @@ LOG = logging.getLogger(__name__)
 class TrainingProgress:
     """Shows how far a run is.
 
+    Attributes:
+        images_per_second: over the last update.
+        seconds: spent on all steps so far, evaluations apart.
+
     Args:
         steps: of the whole run.
         start: step that this attempt begins at.
@@ -24,6 +28,7 @@ class TrainingProgress:
 
     def __init__(self, *, steps: int, start: int, batch_size: int, show: bool):
         self.images_per_second = float("nan")
+        self.seconds = 0.0
         self._batch_size = batch_size
         self._step, self._time = start, time.monotonic()
         self._log = show and not CONSOLE.is_terminal
@@ -45,6 +50,7 @@ class TrainingProgress:
         """Tells that steps up to `step` are done, with the training metrics of the last ones."""
         elapsed = time.monotonic() - self._time
         self.images_per_second = (step - self._step) * self._batch_size / max(elapsed, 1e-9)
+        self.seconds += elapsed
         self._step, self._time = step, time.monotonic()
         text = f"loss {values['loss']:.3f}  error {values['error']:.1f} %"
         self._bar.update(
@@ -55,7 +61,7 @@ class TrainingProgress:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time spent inside (an evaluation, a checkpoint) out of the speed."""
+        """Leaves the time spent inside (on evaluation) out of the speed."""
         start = time.monotonic()
         yield
         self._time += time.monotonic() - start

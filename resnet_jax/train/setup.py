@@ -96,7 +96,8 @@ class Experiment:
             resident=resident,
             arrays=devices.replicate(resident.arrays),
             apply=net.apply,
-            state=TrainState.create(net.params, net.stats, tx),
+            # On the host: what lies on a device is donated to the first step.
+            state=jax.device_get(TrainState.create(net.params, net.stats, tx)),
             steps_per_call=resolve_steps_per_call(config, accelerator=devices.is_accelerator),
             train_program=devices.compile(
                 training_program(config, net.apply, tx),

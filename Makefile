@@ -1,0 +1,50 @@
+# make demo    the story on data that ships with the dependencies
+# make test    every check; CI runs exactly this
+#
+# PYTHON=...   the interpreter (3.11 to 3.13); VENV=... where to install; TORCH= to test without PyTorch
+
+SUITABLE = -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p $(SUITABLE) 2>/dev/null && { echo $$p; break; }; done)
+VENV ?= .venv
+TORCH ?= -r requirements-torch.txt
+PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint types pytest lock clean
+
+demo: $(VENV)/.runtime
+	$(VENV)/bin/python -m experiments.demo
+
+test: lint types pytest
+
+lint: $(VENV)/.development
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.development
+	$(VENV)/bin/mypy
+
+pytest: $(VENV)/.development
+	$(VENV)/bin/python -m pytest
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.13 found; make PYTHON=/path/to/python"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.lock | $(VENV)/bin/python
+	$(PIP) --require-hashes -r requirements.lock
+	touch $@
+
+$(VENV)/.development: requirements-dev.lock requirements-torch.txt $(VENV)/.runtime
+	$(PIP) --require-hashes -r requirements-dev.lock
+	$(if $(TORCH),$(PIP) $(TORCH))
+	touch $@
+
+# Writes the hash-locked files anew, for all supported Python versions at once. Needs uv.
+lock:
+	for kind in "" -dev; do uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" requirements$$kind.txt -o requirements$$kind.lock; done
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

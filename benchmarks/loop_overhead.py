@@ -1,0 +1,82 @@
+"""What the training loop costs over the bare compiled step, on the same machine.
+
+    python -m benchmarks.loop_overhead [--config=configs/cifar_resnet20.py] [--rounds=5]
+
+Runs the two in turn, so that a machine whose speed drifts slows both alike: some bare steps, which
+read nothing back and write nothing, then a whole run of as many, with its batches, records, event
+files and a checkpoint half-way. Evaluations are left out of the loop's time, as in the speed that
+a run shows. Prints medians and the ratio.
+"""
+
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+from absl import app
+from absl import flags as absl_flags
+from ml_collections import config_flags
+
+from resnet_jax import config as run_config
+from resnet_jax.data.pipeline import TrainingOrder
+from resnet_jax.train.loop import Attempt
+from resnet_jax.train.setup import Experiment
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "The run's config file.")
+_STEPS = absl_flags.DEFINE_integer("steps", 100, "Steps in each measurement.", lower_bound=1)
+_ROUNDS = absl_flags.DEFINE_integer("rounds", 5, "Measurements of each.", lower_bound=1)
+
+
+def bare_step_rate(experiment: Experiment, steps: int) -> float:
+    """Images per second of the compiled step alone, its batches chosen beforehand."""
+    train = experiment.config.train
+    order = TrainingOrder(experiment.resident.sizes["train"], train.batch_size, train.seed)
+    per_call = experiment.steps_per_call
+    batches = [order.batches(first, per_call) for first in range(0, steps, per_call)]
+    state = experiment.devices.replicate(experiment.state)
+    state, _ = experiment.train_program(state, experiment.arrays, batches[0])
+    jax.block_until_ready(state)
+    start = time.perf_counter()
+    for examples in batches:
+        state, _ = experiment.train_program(state, experiment.arrays, examples)
+    jax.block_until_ready(state)
+    return len(batches) * per_call * train.batch_size / (time.perf_counter() - start)
+
+
+def loop_rate(experiment: Experiment) -> float:
+    """Images per second of a whole run: batches, records, event files, checkpoints."""
+    with tempfile.TemporaryDirectory() as folder:
+        attempt = Attempt(experiment, pathlib.Path(folder))
+        attempt.finish()
+    train = experiment.config.train
+    return train.steps * train.batch_size / attempt.progress.seconds
+
+
+def main(argv: list[str]) -> None:
+    """Measures and prints."""
+    del argv
+    config = _CONFIG.value
+    config.train.steps = config.train.eval_interval = _STEPS.value
+    config.train.checkpoint_interval = max(_STEPS.value // 2, 1)
+    config.log.progress = False
+    experiment = Experiment.prepare(run_config.validate(config))
+    bare_step_rate(experiment, experiment.steps_per_call)  # compiles
+    bare, loop = [], []
+    for _ in range(_ROUNDS.value):
+        bare.append(bare_step_rate(experiment, _STEPS.value))
+        loop.append(loop_rate(experiment))
+    ratios = [b / a for a, b in zip(bare, loop, strict=True)]
+    print(f"{_ROUNDS.value} rounds of {_STEPS.value} steps; medians (lowest to highest)")
+    for name, values, unit in (
+        ("bare step", bare, "img/s"),
+        ("whole loop", loop, "img/s"),
+        ("loop / bare", ratios, ""),
+    ):
+        low, middle, high = min(values), statistics.median(values), max(values)
+        digits = 0 if unit else 3
+        print(f"{name:<12}{middle:10.{digits}f} ({low:.{digits}f} to {high:.{digits}f}) {unit}")
+
+
+if __name__ == "__main__":
+    app.run(main)
