@@ -52,18 +52,26 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Replaces a file in one step, so that a reader sees the old or the new one."""
+def write_text(path: pathlib.Path, text: str, *, durable: bool = True) -> None:
+    """Replaces a file in one step, so that a reader sees the old or the new one.
+
+    Args:
+        path: the file.
+        text: all of it.
+        durable: wait until it is on the disk; not worth it for what is soon replaced again.
+    """
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
         file.write(text)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     pathlib.Path(file.name).replace(path)
 
 
-def write_json(path: pathlib.Path, value: Any) -> None:
-    """Replaces a JSON file in one step; non-finite numbers become null."""
-    write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
+def write_json(path: pathlib.Path, value: Any, *, durable: bool = True) -> None:
+    """Replaces a JSON file in one step, as `write_text`; non-finite numbers become null."""
+    text = json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n"
+    write_text(path, text, durable=durable)
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -195,7 +195,8 @@ class Attempt:
             "updated": run_folder.now(),
             **more,
         }
-        run_folder.write_json(self.workdir / run_folder.STATUS, status)
+        path = self.workdir / run_folder.STATUS
+        run_folder.write_json(path, status, durable=state != run_folder.RUNNING)
         return status
 
 
