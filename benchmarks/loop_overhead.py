@@ -35,11 +35,11 @@ def bare_step_rate(experiment: Experiment, steps: int) -> float:
     per_call = experiment.steps_per_call
     batches = [order.batches(first, per_call) for first in range(0, steps, per_call)]
     state = experiment.devices.replicate(experiment.state)
-    state, _ = experiment.train_program(state, experiment.arrays, batches[0])
+    (state,) = experiment.train_program(state, experiment.arrays, batches[0])
     jax.block_until_ready(state)
     start = time.perf_counter()
     for examples in batches:
-        state, _ = experiment.train_program(state, experiment.arrays, examples)
+        (state,) = experiment.train_program(state, experiment.arrays, examples)
     jax.block_until_ready(state)
     return len(batches) * per_call * train.batch_size / (time.perf_counter() - start)
 

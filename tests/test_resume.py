@@ -49,43 +49,59 @@ def final_state(workdir, run=None):
     )
 
 
-class Interrupted(Exception):
-    pass
+def stop_after(calls):
+    """Answers True from the given call on."""
+    answers = iter([False] * (calls - 1))
+    return lambda: next(answers, True)
 
 
-def interrupt_at(monkeypatch, step):
-    original = loop.Attempt._log
+def fail_at(monkeypatch, step):
+    original = loop.Attempt._look_and_save
 
-    def log(self, at, records):
-        original(self, at, records)
+    def look_and_save(self, at, last):
         if at == step:
-            raise Interrupted
+            raise OSError("the machine went away")
+        original(self, at, last)
 
-    monkeypatch.setattr(loop.Attempt, "_log", log)
+    monkeypatch.setattr(loop.Attempt, "_look_and_save", look_and_save)
 
 
-def test_an_interrupted_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch):
-    loop.train(config(), tmp_path / "whole")
-    # After checkpoints 4 and 8 (the latter twice), and between them.
-    for step in (6, 10, 12):
-        with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            interrupt_at(patch, step)
-            loop.train(config(), tmp_path / "parts")
-    status = loop.train(config(), tmp_path / "parts")
-    assert status["state"] == "completed" and status["step"] == 14
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        final_state(tmp_path / "parts"),
-        final_state(tmp_path / "whole"),
-    )
+def assert_same_run(parts, whole):
+    jax.tree.map(np.testing.assert_array_equal, final_state(parts), final_state(whole))
     for name in (run_folder.METRICS, run_folder.EVALUATION):
-        assert (tmp_path / "parts" / name).read_text() == (tmp_path / "whole" / name).read_text()
-    scores = [
-        np.load(tmp_path / d / run_folder.PREDICTIONS)["test_logits"] for d in ("parts", "whole")
-    ]
+        assert (parts / name).read_text() == (whole / name).read_text()
+    scores = [np.load(folder / run_folder.PREDICTIONS)["test_logits"] for folder in (parts, whole)]
     np.testing.assert_array_equal(*scores)
-    attempts = run_folder.read_json(tmp_path / "parts" / run_folder.PROVENANCE)["attempts"]
-    assert len(attempts) == 4
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    loop.train(config(), folder)
+    return folder
+
+
+def test_a_run_that_failed_twice_is_the_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, whole):
+    # Between checkpoints 4 and 8, and where 8 would be saved.
+    for step in (6, 8):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="went away"):
+            fail_at(patch, step)
+            loop.train(config(), tmp_path)
+        status = run_folder.read_json(tmp_path / run_folder.STATUS)
+        assert (status["state"], status["step"]) == ("failed", 4)
+        assert "the machine went away" in status["reason"]
+    assert loop.train(config(), tmp_path)["state"] == "completed"
+    assert_same_run(tmp_path, whole)
+    attempts = run_folder.read_json(tmp_path / run_folder.PROVENANCE)["attempts"]
+    assert len(attempts) == 3
+
+
+def test_a_run_that_is_asked_to_stop_saves_between_log_lines_and_loses_nothing(tmp_path, whole):
+    for calls, step in ((5, 5), (2, 7)):
+        status = loop.train(config(), tmp_path, should_stop=stop_after(calls))
+        assert (status["state"], status["step"]) == ("stopped", step)
+    assert loop.train(config(), tmp_path)["state"] == "completed"
+    assert_same_run(tmp_path, whole)
 
 
 def test_a_killed_process_goes_on_where_its_last_checkpoint_was(tmp_path):

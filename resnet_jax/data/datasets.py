@@ -174,9 +174,10 @@ def _decoded(source: "PreparedDataset", split: str) -> Split:
     cache = source.data_dir / "decoded" / f"{source.name}-{split}-{digest}.npz"
     if cache.is_file():
         try:
-            with np.load(cache) as arrays:
+            with cache.open("rb") as stream, np.load(stream) as arrays:
                 return Split(arrays["images"], arrays["labels"], arrays["ids"])
-        except (OSError, ValueError, KeyError) as error:
+        # NumPy, zipfile and zlib raise many kinds, not all of them OSError or ValueError.
+        except Exception as error:
             LOG.warning("%s is damaged (%s); decoding the data set again", cache, error)
     images, labels, ids = source.read(split)
     try:

@@ -20,6 +20,7 @@ import PIL.Image
 import requests
 import tensorflow_datasets as tfds
 from absl import app, flags
+from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.image_classification import cifar
 
 from resnet_jax.errors import InputError
@@ -112,7 +113,12 @@ def prepare(name: str, data_dir: pathlib.Path) -> None:
             f"data set {name}: download failed ({first_line(error)}); "
             f"{_offline(name, data_dir, archive)}"
         ) from error
-    except (OSError, tarfile.TarError) as error:
+    except NonMatchingChecksumError as error:
+        raise InputError(
+            f"data set {name}: the archive is damaged or another one ({first_line(error)} see "
+            f"TFDS's checksums); delete it in {data_dir / 'downloads'} and fetch it again"
+        ) from error
+    except (OSError, EOFError, tarfile.TarError) as error:
         raise InputError(
             f"data set {name}: preparing it in {data_dir} failed ({first_line(error)})"
         ) from error

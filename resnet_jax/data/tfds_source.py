@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
 from resnet_jax.data.prepare import first_line, prepare
 from resnet_jax.errors import InputError
@@ -71,25 +72,27 @@ def prepared(name: str, data_dir: pathlib.Path) -> PreparedDataset:
     Raises:
         InputError: if it is not there and cannot be downloaded or prepared.
     """
-    if not (data_dir / name).is_dir():
+    builder = _open(name, data_dir) if (data_dir / name).is_dir() else None
+    if builder is None or not builder.is_prepared():
         prepare(name, data_dir)
-    try:
-        builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-        folder = pathlib.Path(builder.data_dir)
-        if not builder.is_prepared():
-            prepare(name, data_dir)
-            builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-    except (OSError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(
-            f"data set {name} in {data_dir / name} cannot be opened ({first_line(error)}); "
-            "delete that folder and run again"
-        ) from error
+        builder = _open(name, data_dir)
+    folder = pathlib.Path(builder.data_dir)
     missing = [f for s in ("train", "test") for f in _record_files(builder, s) if not f.is_file()]
     if missing:
         raise InputError(
             f"data set {name}: {missing[0]} is missing; delete {folder} and prepare it again"
         )
     return PreparedDataset(name, data_dir, builder)
+
+
+def _open(name: str, data_dir: pathlib.Path) -> Any:
+    try:
+        return tfds.builder(name, data_dir=data_dir, file_format="array_record")
+    except (OSError, ValueError, RuntimeError, AttributeError, ParseError) as error:
+        raise InputError(
+            f"data set {name} in {data_dir / name} cannot be opened ({first_line(error)}); "
+            "delete that folder and run again"
+        ) from error
 
 
 def _record_files(builder: Any, split: str) -> list[pathlib.Path]:

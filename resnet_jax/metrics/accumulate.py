@@ -39,34 +39,50 @@ class ClassificationMetrics(clu_metrics.Collection):
 
 
 @flax.struct.dataclass
-class StepRecord:
-    """What one training step leaves behind.
+class Window:
+    """Sums over the steps since the last log line; part of a run's state, so never lost.
 
     Attributes:
-        metrics: of the step's batch.
-        gradient_norm: L2 norm over all parameters, without weight decay.
-        learning_rate: as the optimizer applied it.
+        metrics: of all batches.
+        gradient_norms: sum over steps of the gradient's L2 norm, without weight decay.
+        steps: how many.
     """
 
     metrics: ClassificationMetrics
-    gradient_norm: jax.Array
-    learning_rate: jax.Array
+    gradient_norms: jax.Array
+    steps: jax.Array
+
+    @classmethod
+    def zero(cls) -> "Window":
+        """A window of no step."""
+        return _typed(cls(ClassificationMetrics.empty(), jnp.zeros(()), jnp.zeros(())))
+
+    @classmethod
+    def of_step(cls, metrics: ClassificationMetrics, gradient_norm: jax.Array) -> "Window":
+        """A window of one step."""
+        return _typed(cls(metrics, gradient_norm, jnp.ones(())))
+
+    def add(self, step: "Window", *, restart: jax.Array) -> "Window":
+        """This window and a step after it, or that step alone."""
+        summed = jax.tree.map(lambda a, b: jnp.where(restart, b, a + b), self, step)
+        return cast(Window, summed)
+
+    def compute(self) -> dict[str, float]:
+        """Mean loss, error (percent) and gradient norm."""
+        host = jax.device_get(self)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            norm = float(host.gradient_norms / host.steps)
+        return {**merge([host.metrics]), "gradient_norm": norm}
+
+
+def _typed(window: Window) -> Window:
+    """The same sums, all in the default float type: a state's types must never change."""
+    return cast(Window, jax.tree.map(lambda x: x.astype(jnp.zeros(()).dtype), window))
 
 
 def merge(parts: Sequence[ClassificationMetrics]) -> dict[str, float]:
-    """Adds up metrics of several batches (their leaves may carry leading axes) and divides once."""
+    """Adds up metrics of several batches and divides once."""
     host = jax.device_get(list(parts))
-    summed = jax.tree.map(lambda *leaves: np.sum([np.sum(leaf) for leaf in leaves]), *host)
+    summed = jax.tree.map(lambda *leaves: np.sum(leaves, dtype=np.float64), *host)
     with np.errstate(invalid="ignore", divide="ignore"):
         return {name: float(value) for name, value in summed.compute().items()}
-
-
-def summarize(records: Sequence[StepRecord]) -> dict[str, float]:
-    """Means of loss, error and gradient norm over steps, and the last learning rate."""
-    host = jax.device_get(list(records))
-    norms = np.concatenate([np.ravel(record.gradient_norm) for record in host])
-    return {
-        **merge([record.metrics for record in host]),
-        "gradient_norm": float(norms.mean()),
-        "learning_rate": float(np.ravel(host[-1].learning_rate)[-1]),
-    }

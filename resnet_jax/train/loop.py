@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,10 +12,9 @@ from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, differences, load_json, to_json
 from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.errors import InputError
-from resnet_jax.metrics import accumulate
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
-from resnet_jax.train import provenance
+from resnet_jax.train import optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.evaluator import Evaluator, final_report
 from resnet_jax.train.progress import TrainingProgress
@@ -24,15 +24,18 @@ from resnet_jax.train.state import TrainState
 LOG = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, workdir: pathlib.Path) -> dict[str, Any]:
+def train(
+    config: RunConfig, workdir: pathlib.Path, *, should_stop: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
     """Trains the configured net, or goes on where an earlier attempt in `workdir` stopped.
 
     Args:
         config: of the run.
         workdir: the run's folder; made if it is not there.
+        should_stop: asked after every call of the step; once true, the run saves and returns.
 
     Returns:
-        The final status, as in `status.json`: state is `completed` or `diverged`.
+        The last status, as in `status.json`: state is `completed`, `diverged` or `stopped`.
 
     Raises:
         InputError: for bad input, before anything is written.
@@ -44,7 +47,7 @@ def train(config: RunConfig, workdir: pathlib.Path) -> dict[str, Any]:
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
         return status
     experiment = Experiment.prepare(config)
-    return Attempt(experiment, workdir).finish()
+    return Attempt(experiment, workdir, should_stop).finish()
 
 
 def _require_same(config: RunConfig, workdir: pathlib.Path) -> None:
@@ -64,9 +67,16 @@ class Attempt:
     Args:
         experiment: the run's parts.
         workdir: the run's folder: new, or of an earlier attempt to go on with.
+        should_stop: as in `train`.
     """
 
-    def __init__(self, experiment: Experiment, workdir: pathlib.Path):
+    def __init__(
+        self,
+        experiment: Experiment,
+        workdir: pathlib.Path,
+        should_stop: Callable[[], bool] = lambda: False,
+    ):
+        self.should_stop = should_stop
         self.experiment, self.workdir = experiment, workdir
         self.config = experiment.config
         workdir.mkdir(parents=True, exist_ok=True)
@@ -99,61 +109,56 @@ class Attempt:
     def finish(self) -> dict[str, Any]:
         """Runs all remaining steps and the final evaluation; tells the outcome."""
         try:
-            diverged_at = self._all_steps()
-            if diverged_at >= 0:
-                return self._status(
-                    run_folder.DIVERGED,
-                    diverged_at,
-                    reason=f"loss or gradient was not finite at step {diverged_at}",
-                )
+            state, step = self._all_steps()
             self.checkpoints.wait()
+            if state == run_folder.DIVERGED:
+                return self._status(
+                    state, step, reason=f"loss or gradient was not finite at step {step}"
+                )
+            if state == run_folder.STOPPED:
+                return self._status(state, step, reason="stopped on request, with a checkpoint")
             return self._final_report()
-        except KeyboardInterrupt:
-            self._status(run_folder.STOPPED, self._last_saved(), reason="interrupted")
-            raise
-        except Exception as error:
-            self._status(
-                run_folder.FAILED, self._last_saved(), reason=f"{type(error).__name__}: {error}"
-            )
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._status(run_folder.FAILED, self.checkpoints.last_step or 0, reason=reason)
             raise
         finally:
             self.progress.close()
             self.writer.close()
             self.checkpoints.close()
 
-    def _last_saved(self) -> int:
-        return self.checkpoints.last_step or 0
-
-    def _all_steps(self) -> int:
+    def _all_steps(self) -> tuple[str, int]:
+        """Trains to the end, or until something ends it; tells what, and at which step."""
         train, per_call = self.config.train, self.experiment.steps_per_call
         order = TrainingOrder(self.experiment.resident.sizes["train"], train.batch_size, train.seed)
         self._status(run_folder.RUNNING, self.start)
-        records: list[Any] = []
         for first in range(self.start, train.steps, per_call):
             examples = order.batches(first, per_call)
-            self.state, record = self.experiment.train_program(
+            (self.state,) = self.experiment.train_program(
                 self.state, self.experiment.arrays, examples
             )
-            records.append(record)
             step = first + per_call
             last = step == train.steps
             if step % self.config.log.interval == 0 or last:
-                self._log(step, records)
-                records = []
-                state = self.experiment.devices.single_copy(self.state)
-                diverged_at = int(state.first_nonfinite_step)
+                diverged_at = self._log(step)
                 if diverged_at >= 0:
-                    return diverged_at
+                    return run_folder.DIVERGED, diverged_at
             self._look_and_save(step, last)
-        return -1
+            if not last and self.should_stop():
+                self._save(step, None)
+                return run_folder.STOPPED, step
+        return run_folder.COMPLETED, train.steps
 
-    def _log(self, step: int, records: list[Any]) -> None:
-        copies = self.experiment.devices.single_copy(records)
-        values = accumulate.summarize(copies)
+    def _log(self, step: int) -> int:
+        """Writes the means since the last line; tells where the run diverged, or -1."""
+        state = self.experiment.devices.single_copy(self.state)
+        values = state.window.compute()
+        values["learning_rate"] = float(optimizer.learning_rate(state.opt_state))
         self.train_error = values["error"]
         self.writer.write(step, "train", values)
         self.progress.update(step, values)
         self._status(run_folder.RUNNING, step)
+        return int(state.first_nonfinite_step)
 
     def _look_and_save(self, step: int, last: bool) -> None:
         train = self.config.train
@@ -163,8 +168,11 @@ class Attempt:
             return
         val_error = self._evaluate(step) if evaluate else None
         if save:
-            state = self.experiment.devices.single_copy(self.state)
-            self.checkpoints.save(step, state, val_error)
+            self._save(step, val_error)
+
+    def _save(self, step: int, val_error: float | None) -> None:
+        if self.checkpoints.last_step != step:
+            self.checkpoints.save(step, self.experiment.devices.single_copy(self.state), val_error)
 
     def _evaluate(self, step: int) -> float | None:
         """Logs val and test; only val's error is returned, for nothing may be chosen on test."""

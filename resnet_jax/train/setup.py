@@ -37,7 +37,7 @@ class Experiment:
         state: before the first step, on the host.
         tx: the optimizer.
         steps_per_call: steps in one call of `train_program`.
-        train_program: (state, arrays, examples) -> (state, records).
+        train_program: (state, arrays, examples) -> (state,).
     """
 
     config: RunConfig
@@ -102,7 +102,7 @@ class Experiment:
             train_program=devices.compile(
                 training_program(config, net.apply, tx),
                 inputs=(None, None, 1),
-                outputs=(None, None),
+                outputs=(None,),
                 donate=(0,),
             ),
         )

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from resnet_jax.metrics.accumulate import Window
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -19,14 +21,16 @@ class TrainState:
         params: the net's parameters.
         stats: running batch statistics.
         opt_state: momentum and the learning rate's state.
+        window: metrics since the last log line.
         first_nonfinite_step: the update (counted from 1) whose loss or gradient was not finite,
-            or -1. From then on nothing else changes but `step`.
+            or -1. From then on only `step` and `window` change.
     """
 
     step: jax.Array
     params: Any
     stats: Any
     opt_state: Any
+    window: Window
     first_nonfinite_step: jax.Array
 
     @classmethod
@@ -37,5 +41,6 @@ class TrainState:
             params=params,
             stats=stats,
             opt_state=tx.init(params),
+            window=Window.zero(),
             first_nonfinite_step=jnp.full((), -1, jnp.int32),
         )

@@ -1,5 +1,6 @@
 """One training step and one evaluation step: pure, written for one device of the axis `data`."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +11,8 @@ from jax import lax
 
 from resnet_jax.config import RunConfig
 from resnet_jax.data import augment
-from resnet_jax.metrics.accumulate import ClassificationMetrics, StepRecord
+from resnet_jax.metrics.accumulate import ClassificationMetrics, Window
 from resnet_jax.parallel import AXIS
-from resnet_jax.train import optimizer
 from resnet_jax.train.state import TrainState
 
 Apply = Callable[[Any, Any, jax.Array, bool], tuple[jax.Array, Any]]
@@ -25,7 +25,7 @@ def train_step(
     *,
     apply: Apply,
     tx: optax.GradientTransformationExtraArgs,
-) -> tuple[TrainState, StepRecord]:
+) -> TrainState:
     """Updates the state with one batch, of which each device sees its share.
 
     Args:
@@ -36,8 +36,9 @@ def train_step(
         tx: the optimizer.
 
     Returns:
-        The next state and the step's record, the same on every device. If loss or gradient is not
-        finite, parameters, statistics and optimizer keep their last finite values for good.
+        The next state, the same on every device; `window` holds this step alone. If loss or
+        gradient is not finite, parameters, statistics and optimizer keep their last finite values
+        for good.
     """
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
@@ -65,8 +66,7 @@ def train_step(
     old = (state.params, state.stats, state.opt_state)
     params, stats, opt_state = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
     first = jnp.where(finite | (state.first_nonfinite_step >= 0), state.first_nonfinite_step, step)
-    record = StepRecord(metrics, norm, optimizer.learning_rate(opt_state))
-    return TrainState(step, params, stats, opt_state, first), record
+    return TrainState(step, params, stats, opt_state, Window.of_step(metrics, norm), first)
 
 
 def training_program(
@@ -75,26 +75,28 @@ def training_program(
     """Several steps in one call: pick, augment, update.
 
     Returns:
-        (state, arrays, examples int32 [steps, share]) -> (state, records with a leading axis of
-        steps), to be compiled by `parallel.DeviceMap`.
+        (state, arrays, examples int32 [steps, share]) -> (state,), to be compiled by
+        `parallel.DeviceMap`. The state's window restarts after each multiple of `log.interval`.
     """
 
     def one_step(
-        arrays: dict[str, jax.Array], state: TrainState, examples: jax.Array
-    ) -> tuple[TrainState, StepRecord]:
+        state: TrainState, arrays: dict[str, jax.Array], examples: jax.Array
+    ) -> TrainState:
         key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
         images = augment.training_images(
             config.data, key, arrays["images"][examples], examples, arrays["mean"], arrays["std"]
         )
-        return train_step(state, images, arrays["labels"][examples], apply=apply, tx=tx)
+        new = train_step(state, images, arrays["labels"][examples], apply=apply, tx=tx)
+        logged = state.step % config.log.interval == 0
+        return dataclasses.replace(new, window=state.window.add(new.window, restart=logged))
 
     def program(
         state: TrainState, arrays: dict[str, jax.Array], examples: jax.Array
-    ) -> tuple[TrainState, StepRecord]:
+    ) -> tuple[TrainState]:
         if examples.shape[0] == 1:  # a loop of one would still be a loop, which CPUs are slow at
-            state, record = one_step(arrays, state, examples[0])
-            return state, jax.tree.map(lambda x: x[None], record)
-        return lax.scan(lambda carry, rows: one_step(arrays, carry, rows), state, examples)
+            return (one_step(state, arrays, examples[0]),)
+        state, _ = lax.scan(lambda s, rows: (one_step(s, arrays, rows), None), state, examples)
+        return (state,)
 
     return program
 

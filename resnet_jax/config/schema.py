@@ -1,20 +1,7 @@
-"""The configuration of one run: frozen dataclasses, their limits, and the way in and out.
-
-`validate` turns a `ConfigDict` (a config file plus `--config.a.b=c` overrides) into a `RunConfig`
-or raises `InputError`. Everything after it trusts the types and ranges stated here. Nothing else
-in the package reads a `ConfigDict`.
-"""
+"""The fields of one run's configuration: their meaning, defaults and limits."""
 
 import dataclasses
-import difflib
-import json
-import pathlib
-import types
-import typing
-from collections.abc import Mapping
-from typing import Any, cast
-
-import ml_collections
+from typing import Any
 
 from resnet_jax.errors import InputError
 
@@ -161,98 +148,6 @@ class RunConfig:
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """Every field at its default, as the mutable `ConfigDict` that config files start from."""
-    return ml_collections.ConfigDict(dataclasses.asdict(RunConfig()))
-
-
-def validate(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
-    """Checks every field and the relations between fields.
-
-    Args:
-        config: nested mapping; missing fields take their defaults.
-
-    Returns:
-        The frozen configuration of the run.
-
-    Raises:
-        InputError: on the first field that is unknown, of the wrong type or out of range.
-    """
-    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
-    run = cast(RunConfig, _build(RunConfig, tree, ""))
-    _check_relations(run)
-    return run
-
-
-def _build(cls: type, tree: Any, prefix: str) -> Any:
-    if not isinstance(tree, Mapping):
-        raise InputError(f"config.{prefix.rstrip('.')} must be a group of fields, got {tree!r}")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
-    for name in tree:
-        if name not in fields:
-            raise InputError(unknown_field(f"{prefix}{name}"))
-    values = {}
-    for name in tree:
-        path = f"{prefix}{name}"
-        if dataclasses.is_dataclass(hints[name]):
-            values[name] = _build(cast(type, hints[name]), tree[name], f"{path}.")
-        else:
-            values[name] = _checked(path, tree[name], hints[name], fields[name].metadata)
-    return cls(**values)
-
-
-def field_names(cls: type = RunConfig, prefix: str = "") -> list[str]:
-    """The dotted names of all fields: 'model.depth', 'data.synthetic.examples', ..."""
-    names = []
-    for name, hint in typing.get_type_hints(cls).items():
-        nested = dataclasses.is_dataclass(hint)
-        names += field_names(cast(type, hint), f"{prefix}{name}.") if nested else [prefix + name]
-    return names
-
-
-def unknown_field(path: str) -> str:
-    """The message for a field that does not exist, with the nearest one that does."""
-    names = field_names()
-    leaves = [name for name in names if name.rsplit(".")[-1] == path.rsplit(".")[-1]]
-    near = leaves or difflib.get_close_matches(path, names, n=1, cutoff=0.5)
-    groups = sorted({name.split(".")[0] for name in names})
-    hint = f"did you mean config.{near[0]}?" if near else f"the groups are {', '.join(groups)}"
-    return f"config.{path} is not a field; {hint}"
-
-
-def _checked(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
-    wrong_type = InputError(f"config.{path} must be {_type_name(hint)}, got {value!r}")
-    if hint == tuple[int, ...]:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise wrong_type
-        if not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-            raise wrong_type
-        value = tuple(value)
-    elif hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong_type
-        value = float(value)
-    elif not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise wrong_type
-    allowed, low, high = limits["allowed"], limits["min"], limits["max"]
-    if allowed and value not in allowed:
-        choices = ", ".join(repr(choice) for choice in allowed)
-        raise InputError(f"config.{path} must be one of {choices}; got {value!r}")
-    if low is not None and not value >= low:
-        raise InputError(f"config.{path} must be at least {low:g}, got {value!r}")
-    if high is not None and not value <= high:
-        raise InputError(f"config.{path} must be at most {high:g}, got {value!r}")
-    return value
-
-
-def _type_name(hint: Any) -> str:
-    if isinstance(hint, types.GenericAlias):
-        return "a tuple of whole numbers"
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
-    return names[hint]
-
-
 def blocks_per_stage(depth: int, block: str) -> int:
     """Blocks n in each of the three CIFAR stages.
 
@@ -273,29 +168,8 @@ def blocks_per_stage(depth: int, block: str) -> int:
     return n
 
 
-def _check_relations(run: RunConfig) -> None:
-    blocks_per_stage(run.model.depth, run.model.block)
-    if (16 * run.model.width) % 1:
-        raise InputError(
-            f"config.model.width={run.model.width:g} gives {16 * run.model.width:g} filters in the "
-            "first stage; use a multiple of 1/16"
-        )
-    milestones = run.optimizer.milestones
-    if list(milestones) != sorted(set(milestones)) or (milestones and milestones[0] < 1):
-        raise InputError(
-            f"config.optimizer.milestones must be positive and increasing, got {milestones}"
-        )
-    intervals = _intervals(run)
-    per_call = run.train.steps_per_call
-    for name, value in intervals.items():
-        if per_call and value % per_call:
-            raise InputError(
-                f"config.train.steps_per_call={per_call} does not divide config.{name}={value}; "
-                "choose a common divisor, or 0 to have one chosen"
-            )
-
-
-def _intervals(run: RunConfig) -> dict[str, int]:
+def intervals(run: RunConfig) -> dict[str, int]:
+    """After how many steps something happens, by field; one call of the step must divide all."""
     return {
         "train.steps": run.train.steps,
         "train.eval_interval": run.train.eval_interval,
@@ -310,46 +184,5 @@ def resolve_steps_per_call(run: RunConfig, *, accelerator: bool) -> int:
         return run.train.steps_per_call
     if not accelerator:
         return 1
-    intervals = _intervals(run).values()
-    return max(k for k in range(1, 51) if all(value % k == 0 for value in intervals))
-
-
-def to_json(run: RunConfig) -> str:
-    """The resolved configuration as it stands in a run's `config.json`."""
-    return json.dumps(dataclasses.asdict(run), indent=2) + "\n"
-
-
-def load_json(path: pathlib.Path) -> RunConfig:
-    """Reads a run's `config.json`; data only, nothing in it is executed.
-
-    Raises:
-        InputError: if the file is missing, not JSON, or not a configuration.
-    """
-    try:
-        tree = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; is this a run's folder?") from error
-    return validate(tree)
-
-
-def differences(old: RunConfig, new: RunConfig, *, operational: bool = False) -> list[str]:
-    """The fields in which two runs differ, as 'model.depth: 20 -> 56' lines.
-
-    Args:
-        old: the configuration before.
-        new: the configuration after.
-        operational: also compare the fields that may change when a run is resumed.
-    """
-    return _differences(old, new, "", operational)
-
-
-def _differences(old: Any, new: Any, prefix: str, operational: bool) -> list[str]:
-    lines = []
-    for field in dataclasses.fields(old):
-        before, after = getattr(old, field.name), getattr(new, field.name)
-        path = prefix + field.name
-        if dataclasses.is_dataclass(before):
-            lines += _differences(before, after, f"{path}.", operational)
-        elif before != after and (operational or not field.metadata["operational"]):
-            lines.append(f"{path}: {before!r} -> {after!r}")
-    return lines
+    values = intervals(run).values()
+    return max(k for k in range(1, 51) if all(value % k == 0 for value in values))

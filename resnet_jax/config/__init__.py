@@ -1,0 +1,41 @@
+"""The configuration of one run: frozen dataclasses, their limits, and the way in and out.
+
+`validate` turns a `ConfigDict` (a config file plus `--config.a.b=c` overrides) into a `RunConfig`
+or raises `InputError`. Everything after it trusts the types and ranges stated in `schema`. Nothing
+else in the package reads a `ConfigDict`.
+"""
+
+from resnet_jax.config.check import field_names, unknown_field, validate
+from resnet_jax.config.files import default_config, differences, load_json, to_json
+from resnet_jax.config.schema import (
+    DataConfig,
+    LogConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RunConfig,
+    SyntheticConfig,
+    TrainConfig,
+    blocks_per_stage,
+    resolve_steps_per_call,
+)
+
+__all__ = [
+    "DataConfig",
+    "LogConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "RunConfig",
+    "SyntheticConfig",
+    "TrainConfig",
+    "blocks_per_stage",
+    "default_config",
+    "differences",
+    "field_names",
+    "load_json",
+    "resolve_steps_per_call",
+    "to_json",
+    "unknown_field",
+    "validate",
+]

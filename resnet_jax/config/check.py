@@ -1,0 +1,122 @@
+"""From a mapping to a `RunConfig`, or to one line that says which field is wrong and how."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, cast
+
+import ml_collections
+
+from resnet_jax.config.schema import RunConfig, blocks_per_stage, intervals
+from resnet_jax.errors import InputError
+
+
+def validate(config: ml_collections.ConfigDict | Mapping[str, Any]) -> RunConfig:
+    """Checks every field and the relations between fields.
+
+    Args:
+        config: nested mapping; missing fields take their defaults.
+
+    Returns:
+        The frozen configuration of the run.
+
+    Raises:
+        InputError: on the first field that is unknown, of the wrong type or out of range.
+    """
+    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else config
+    run = cast(RunConfig, _build(RunConfig, tree, ""))
+    _check_relations(run)
+    return run
+
+
+def _build(cls: type, tree: Any, prefix: str) -> Any:
+    if not isinstance(tree, Mapping):
+        name = f"config.{prefix}".rstrip(".")
+        raise InputError(f"{name} must be a group of fields, got {tree!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for name in tree:
+        if name not in fields:
+            raise InputError(unknown_field(f"{prefix}{name}"))
+    values = {}
+    for name in tree:
+        path = f"{prefix}{name}"
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = _build(cast(type, hints[name]), tree[name], f"{path}.")
+        else:
+            values[name] = _checked(path, tree[name], hints[name], fields[name].metadata)
+    return cls(**values)
+
+
+def field_names(cls: type = RunConfig, prefix: str = "") -> list[str]:
+    """The dotted names of all fields: 'model.depth', 'data.synthetic.examples', ..."""
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        nested = dataclasses.is_dataclass(hint)
+        names += field_names(cast(type, hint), f"{prefix}{name}.") if nested else [prefix + name]
+    return names
+
+
+def unknown_field(path: str) -> str:
+    """The message for a field that does not exist, with the nearest one that does."""
+    names = field_names()
+    leaves = [name for name in names if name.rsplit(".")[-1] == path.rsplit(".")[-1]]
+    near = leaves or difflib.get_close_matches(path, names, n=1, cutoff=0.5)
+    groups = sorted({name.split(".")[0] for name in names})
+    hint = f"did you mean config.{near[0]}?" if near else f"the groups are {', '.join(groups)}"
+    return f"config.{path} is not a field; {hint}"
+
+
+def _checked(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
+    wrong_type = InputError(f"config.{path} must be {_type_name(hint)}, got {value!r}")
+    if hint == tuple[int, ...]:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise wrong_type
+        if not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
+            raise wrong_type
+        value = tuple(value)
+    elif hint is float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise wrong_type
+        value = float(value)
+    elif not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise wrong_type
+    allowed, low, high = limits["allowed"], limits["min"], limits["max"]
+    if allowed and value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise InputError(f"config.{path} must be one of {choices}; got {value!r}")
+    if low is not None and not value >= low:
+        raise InputError(f"config.{path} must be at least {low:g}, got {value!r}")
+    if high is not None and not value <= high:
+        raise InputError(f"config.{path} must be at most {high:g}, got {value!r}")
+    return value
+
+
+def _type_name(hint: Any) -> str:
+    if isinstance(hint, types.GenericAlias):
+        return "a tuple of whole numbers"
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
+    return names[hint]
+
+
+def _check_relations(run: RunConfig) -> None:
+    blocks_per_stage(run.model.depth, run.model.block)
+    if (16 * run.model.width) % 1:
+        raise InputError(
+            f"config.model.width={run.model.width:g} gives {16 * run.model.width:g} filters in the "
+            "first stage; use a multiple of 1/16"
+        )
+    milestones = run.optimizer.milestones
+    if list(milestones) != sorted(set(milestones)) or (milestones and milestones[0] < 1):
+        raise InputError(
+            f"config.optimizer.milestones must be positive and increasing, got {milestones}"
+        )
+    per_call = run.train.steps_per_call
+    for name, value in intervals(run).items():
+        if per_call and value % per_call:
+            raise InputError(
+                f"config.train.steps_per_call={per_call} does not divide config.{name}={value}; "
+                "choose a common divisor, or 0 to have one chosen"
+            )

@@ -1,0 +1,422 @@
+import ast
+import dataclasses
+import json
+import pathlib
+import typing
+
+import ml_collections
+import pytest
+
+from resnet_jax.config import (
+    DataConfig,
+    LogConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ParallelConfig,
+    RunConfig,
+    SyntheticConfig,
+    TrainConfig,
+    blocks_per_stage,
+    default_config,
+    differences,
+    field_names,
+    load_json,
+    resolve_steps_per_call,
+    to_json,
+    validate,
+)
+from resnet_jax.errors import InputError
+
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "resnet_jax"
+
+
+def refusal(**groups):
+    with pytest.raises(InputError) as caught:
+        validate(groups)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_default_config_is_valid_and_every_field_stands_in_it():
+    assert validate(default_config()) == RunConfig()
+    assert validate({}) == RunConfig()
+
+
+def test_given_fields_are_taken_and_the_others_keep_their_defaults():
+    run = validate({"model": {"depth": 56}, "data": {"synthetic": {"classes": 3}}})
+    assert (run.model.depth, run.data.synthetic.classes) == (56, 3)
+    assert run.model == dataclasses.replace(ModelConfig(), depth=56)
+    assert run.train == TrainConfig()
+
+
+def test_a_config_dict_and_a_plain_mapping_give_the_same_run():
+    tree = {"optimizer": {"milestones": (5, 9)}, "model": {"residual": False}}
+    assert validate(ml_collections.ConfigDict(tree)) == validate(tree)
+
+
+def test_a_validated_config_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        validate({}).model.depth = 56
+
+
+@pytest.mark.parametrize(
+    ("tree", "given", "nearest"),
+    [
+        ({"optimizer": {"lerning_rate": 0.1}}, "optimizer.lerning_rate", "optimizer.learning_rate"),
+        ({"model": {"depht": 20}}, "model.depht", "model.depth"),
+        ({"train": {"learning_rate": 0.1}}, "train.learning_rate", "optimizer.learning_rate"),
+        ({"batch_size": 64}, "batch_size", "train.batch_size"),
+        ({"data": {"synthetic": {"class": 3}}}, "data.synthetic.class", "data.synthetic.classes"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_nearest_one(tree, given, nearest):
+    message = refusal(**tree)
+    assert f"config.{given} is not a field" in message
+    assert f"did you mean config.{nearest}?" in message
+
+
+def test_an_unknown_field_that_resembles_none_is_answered_with_the_groups():
+    message = refusal(zzzzzzzz=1)
+    assert "config.zzzzzzzz is not a field" in message
+    for group in ("model", "data", "optimizer", "train", "parallel", "log"):
+        assert group in message
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value", "kind"),
+    [
+        ("model", "depth", "20", "a whole number"),
+        ("model", "depth", 20.0, "a whole number"),
+        ("model", "depth", True, "a whole number"),
+        ("model", "depth", None, "a whole number"),
+        ("model", "residual", 1, "True or False"),
+        ("model", "residual", "False", "True or False"),
+        ("model", "width", "wide", "a number"),
+        ("model", "width", True, "a number"),
+        ("data", "data_dir", 3, "a string"),
+        ("optimizer", "milestones", 32_000, "a tuple of whole numbers"),
+        ("optimizer", "milestones", "12", "a tuple of whole numbers"),
+        ("optimizer", "milestones", (1.5, 2), "a tuple of whole numbers"),
+        ("optimizer", "milestones", (True, 2), "a tuple of whole numbers"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_by_field_and_value(group, field, value, kind):
+    message = refusal(**{group: {field: value}})
+    assert f"config.{group}.{field} must be {kind}" in message
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize("tree", [{"model": 3}, {"data": {"synthetic": "small"}}])
+def test_a_value_where_a_group_of_fields_belongs_is_refused(tree):
+    assert "must be a group of fields" in refusal(**tree)
+
+
+def test_a_whole_number_is_taken_where_a_number_belongs():
+    width = validate({"model": {"width": 2}}).model.width
+    assert width == 2.0 and isinstance(width, float)
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "value", "limit"),
+    [
+        ("model", "depth", 7, "at least 8"),
+        ("model", "width", 0, "at least 0.0625"),
+        ("model", "batch_norm_decay", 1.5, "at most 1"),
+        ("data", "val_fraction", -0.1, "at least 0"),
+        ("data", "val_fraction", 0.95, "at most 0.9"),
+        ("data", "crop_padding", -1, "at least 0"),
+        ("optimizer", "learning_rate", -0.1, "at least 0"),
+        ("optimizer", "learning_rate", float("nan"), "at least 0"),
+        ("optimizer", "momentum", 1.1, "at most 1"),
+        ("optimizer", "warmup_error", 101.0, "at most 100"),
+        ("train", "steps", 0, "at least 1"),
+        ("train", "batch_size", 0, "at least 1"),
+        ("train", "seed", -1, "at least 0"),
+        ("train", "seed", 2**31, "at most 2.14748e+09"),
+        ("parallel", "devices", -1, "at least 0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_the_limit(group, field, value, limit):
+    message = refusal(**{group: {field: value}})
+    assert f"config.{group}.{field} must be {limit}" in message
+    assert repr(value) in message
+
+
+@pytest.mark.parametrize(
+    ("group", "field", "choices"),
+    [
+        ("model", "shortcut", ("A", "B", "C")),
+        ("model", "activation_order", ("original", "full_preactivation")),
+        ("data", "name", ("digits", "cifar10", "cifar100", "synthetic")),
+        ("optimizer", "schedule", ("step", "cosine", "constant")),
+        ("parallel", "mapping", ("shard_map", "pmap")),
+    ],
+)
+def test_a_choice_that_does_not_exist_is_answered_with_those_that_do(group, field, choices):
+    message = refusal(**{group: {field: "other"}})
+    assert f"config.{group}.{field} must be one of" in message
+    assert "'other'" in message
+    for choice in choices:
+        assert repr(choice) in message
+        assert getattr(getattr(validate({group: {field: choice}}), group), field) == choice
+
+
+@pytest.mark.parametrize(
+    ("block", "depth", "formula", "nearest"),
+    [
+        ("basic", 57, "6n + 2", (56, 62)),
+        ("basic", 9, "6n + 2", (8, 14)),
+        ("basic", 1001, "6n + 2", (998, 1004)),
+        ("bottleneck", 8, "9n + 2", (11, 20)),
+        ("bottleneck", 165, "9n + 2", (164, 173)),
+        ("bottleneck", 1202, "9n + 2", (1199, 1208)),
+    ],
+)
+def test_a_depth_that_no_whole_number_of_blocks_gives_is_answered_with_the_nearest(
+    block, depth, formula, nearest
+):
+    message = refusal(model={"block": block, "depth": depth})
+    assert f"config.model.depth must be {formula}" in message
+    assert f"got {depth}" in message
+    assert f"the nearest are {nearest[0]} and {nearest[1]}" in message
+    for depth in nearest:
+        assert validate({"model": {"block": block, "depth": depth}}).model.depth == depth
+
+
+@pytest.mark.parametrize(
+    ("depth", "block", "n"),
+    [
+        # He et al. 2015, Table 6 and He et al. 2016, Sec. 5.
+        (20, "basic", 3),
+        (32, "basic", 5),
+        (44, "basic", 7),
+        (56, "basic", 9),
+        (110, "basic", 18),
+        (1202, "basic", 200),
+        (164, "bottleneck", 18),
+        (1001, "bottleneck", 111),
+    ],
+)
+def test_the_papers_depths_have_the_papers_blocks_in_each_stage(depth, block, n):
+    assert blocks_per_stage(depth, block) == n
+
+
+def test_a_width_that_gives_a_fraction_of_a_filter_is_refused():
+    message = refusal(model={"width": 1.03})
+    assert "config.model.width=1.03" in message and "16.48 filters" in message
+    assert validate({"model": {"width": 0.0625}}).model.width == 0.0625
+
+
+@pytest.mark.parametrize("milestones", [(48_000, 32_000), (10, 10), (0, 10), (-5,)])
+def test_milestones_that_do_not_increase_from_one_are_refused(milestones):
+    message = refusal(optimizer={"milestones": milestones})
+    assert "config.optimizer.milestones must be positive and increasing" in message
+    assert str(milestones) in message
+
+
+def test_no_milestones_and_a_list_of_them_are_allowed():
+    assert validate({"optimizer": {"milestones": ()}}).optimizer.milestones == ()
+    assert validate({"optimizer": {"milestones": [3, 7]}}).optimizer.milestones == (3, 7)
+
+
+@pytest.mark.parametrize(
+    ("per_call", "tree", "name", "value"),
+    [
+        (7, {}, "train.steps", 64_000),
+        (16, {}, "train.eval_interval", 1_000),
+        (8, {"train": {"checkpoint_interval": 12}}, "train.checkpoint_interval", 12),
+        (50, {"log": {"interval": 20}}, "log.interval", 20),
+    ],
+)
+def test_steps_in_one_call_must_divide_every_interval(per_call, tree, name, value):
+    tree = {**tree, "train": {**tree.get("train", {}), "steps_per_call": per_call}}
+    message = refusal(**tree)
+    assert f"config.train.steps_per_call={per_call} does not divide" in message
+    assert f"config.{name}={value}" in message
+
+
+def test_the_chosen_steps_in_one_call_divide_every_interval_and_are_one_on_a_cpu():
+    run = validate({"train": {"steps": 400, "eval_interval": 60, "checkpoint_interval": 100}})
+    # gcd(400, 60, 100, 100) = 20
+    assert resolve_steps_per_call(run, accelerator=True) == 20
+    assert resolve_steps_per_call(run, accelerator=False) == 1
+
+
+def test_given_steps_in_one_call_are_used_on_every_device():
+    run = validate({"train": {"steps_per_call": 10}})
+    assert resolve_steps_per_call(run, accelerator=True) == 10
+    assert resolve_steps_per_call(run, accelerator=False) == 10
+
+
+def test_a_config_survives_the_way_through_its_file(tmp_path):
+    run = validate(
+        {
+            "model": {"depth": 164, "block": "bottleneck", "width": 0.5, "residual": False},
+            "optimizer": {"milestones": (3, 7), "learning_rate": 1e-3, "warmup": "until_error"},
+            "data": {"synthetic": {"classes": 3}, "data_dir": "some/where"},
+            "train": {"seed": 7},
+        }
+    )
+    path = tmp_path / "config.json"
+    path.write_text(to_json(run))
+    assert load_json(path) == run
+    assert json.loads(path.read_text())["optimizer"]["milestones"] == [3, 7]
+
+
+@pytest.mark.parametrize("text", ["garbage", "", '{"model": {"depth": 20}', "[1, 2]", "3"])
+def test_a_file_that_is_no_config_is_refused(tmp_path, text):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(InputError):
+        load_json(path)
+
+
+def test_a_missing_or_binary_config_file_is_refused_by_name(tmp_path):
+    path = tmp_path / "config.json"
+    with pytest.raises(InputError, match="config.json"):
+        load_json(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="config.json"):
+        load_json(path)
+
+
+def test_differences_are_told_as_old_and_new_value():
+    old = validate({"model": {"depth": 20}})
+    new = validate({"model": {"depth": 56}, "data": {"synthetic": {"classes": 3}}})
+    assert differences(old, new) == ["model.depth: 20 -> 56", "data.synthetic.classes: 10 -> 3"]
+    assert differences(old, old) == []
+
+
+def test_fields_that_do_not_change_the_result_are_no_difference_unless_asked_for():
+    old = RunConfig()
+    new = RunConfig(
+        data=DataConfig(data_dir="elsewhere"),
+        train=TrainConfig(eval_interval=7, checkpoint_interval=9, keep_checkpoints=1),
+        parallel=ParallelConfig(mapping="pmap", devices=2),
+        log=LogConfig(interval=3, tensorboard=False, progress=False),
+    )
+    assert differences(old, new) == []
+    assert "parallel.mapping: 'shard_map' -> 'pmap'" in differences(old, new, operational=True)
+    assert len(differences(old, new, operational=True)) == 9
+
+
+@pytest.mark.parametrize(
+    ("group", "change"),
+    [
+        ("model", {"weights": "a.safetensors"}),
+        ("data", {"split_seed": 1}),
+        ("data", {"train_on": "train+val"}),
+        ("optimizer", {"warmup_steps": 1}),
+        ("train", {"seed": 1}),
+        ("train", {"batch_size": 64}),
+        ("train", {"steps": 32_000}),
+    ],
+)
+def test_fields_that_change_the_result_are_a_difference(group, change):
+    ((name, _),) = change.items()
+    (line,) = differences(RunConfig(), validate({group: change}))
+    assert line.startswith(f"{group}.{name}: ")
+
+
+CLASSES = {
+    cls.__name__: cls
+    for cls in (
+        RunConfig,
+        ModelConfig,
+        DataConfig,
+        SyntheticConfig,
+        OptimizerConfig,
+        TrainConfig,
+        ParallelConfig,
+        LogConfig,
+    )
+}
+
+
+class _Reads(ast.NodeVisitor):
+    """Which fields are read from expressions whose type is known from annotations."""
+
+    def __init__(self):
+        self.found = set()
+        self.types = {}
+
+    def type_of(self, node):
+        if isinstance(node, ast.Name):
+            return self.types.get(node.id)
+        if isinstance(node, ast.Attribute):
+            hints = typing.get_type_hints(self.type_of(node.value) or object)
+            if node.attr in hints:
+                return hints[node.attr] if dataclasses.is_dataclass(hints[node.attr]) else None
+            # The only configs that are kept as an attribute are those of whole runs.
+            return RunConfig if node.attr == "config" else None
+        return None
+
+    def visit_FunctionDef(self, node):
+        outer = dict(self.types)
+        for argument in [*node.args.args, *node.args.kwonlyargs]:
+            if isinstance(argument.annotation, ast.Name):
+                self.types[argument.arg] = CLASSES.get(argument.annotation.id)
+        self.generic_visit(node)
+        self.types = outer
+
+    def visit_Assign(self, node):
+        self.generic_visit(node)
+        (target,) = node.targets
+        pairs = [(target, node.value)]
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            pairs = zip(target.elts, node.value.elts, strict=True)
+        for name, value in pairs:
+            if isinstance(name, ast.Name):
+                self.types[name.id] = self.type_of(value)
+
+    def visit_Attribute(self, node):
+        owner = self.type_of(node.value)
+        if owner:
+            self.found.add((owner, node.attr))
+        self.generic_visit(node)
+
+
+def fields_read(source):
+    visitor = _Reads()
+    tree = ast.parse(source)
+    visitor.visit(tree)
+    return visitor.found
+
+
+def test_every_field_is_read_by_some_code():
+    read = set()
+    for path in PACKAGE.rglob("*.py"):
+        if path != PACKAGE / "config" / "check.py":  # checks fields and does nothing with them
+            read |= fields_read(path.read_text())
+    unread = [
+        f"{cls.__name__}.{field.name}"
+        for cls in CLASSES.values()
+        for field in dataclasses.fields(cls)
+        if (cls, field.name) not in read
+    ]
+    assert unread == []
+
+
+def test_the_search_for_reads_tells_fields_of_one_name_apart():
+    source = (
+        "def f(config: DataConfig, other: int):\n"
+        "    return config.name, other.depth\n"
+        "def g(run: RunConfig):\n"
+        "    train, n = run.train, 3\n"
+        "    return train.steps\n"
+    )
+    assert fields_read(source) == {
+        (DataConfig, "name"),
+        (RunConfig, "train"),
+        (TrainConfig, "steps"),
+    }
+
+
+def test_every_class_of_fields_is_covered_by_that_search():
+    leaves = sum(
+        not dataclasses.is_dataclass(hint)
+        for cls in CLASSES.values()
+        for hint in typing.get_type_hints(cls).values()
+    )
+    assert leaves == len(field_names()) == len(set(field_names()))
