@@ -153,7 +153,8 @@ class Attempt:
         """Writes the means since the last line; tells where the run diverged, or -1."""
         state = self.experiment.devices.single_copy(self.state)
         values = state.window.compute()
-        values["learning_rate"] = float(optimizer.learning_rate(state.opt_state))
+        # By way of its shortest text: 0.1, and not the 0.10000000149 that float32 makes of it.
+        values["learning_rate"] = float(str(optimizer.learning_rate(state.opt_state)))
         self.train_error = values["error"]
         self.writer.write(step, "train", values)
         self.progress.update(step, values)
