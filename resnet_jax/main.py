@@ -15,56 +15,17 @@ import sys
 import threading
 from collections.abc import Callable
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
 
+from resnet_jax import command, run_folder, terminal
 from resnet_jax import config as run_config
-from resnet_jax import run_folder, terminal
 from resnet_jax.errors import InputError
-
-BAD_INPUT, HAS_DIVERGED, INTERRUPTED = 2, 3, 75
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config's name>.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Which one to evaluate.")
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; config files and overrides are read here.
-
-    Raises:
-        InputError: with one line instead of the libraries' tracebacks.
-    """
-    try:
-        return list(flags.FLAGS(argv))
-    except (AttributeError, KeyError) as error:
-        raise InputError(_unknown_field(argv, error)) from error
-    except (flags.Error, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
-        message = str(error)
-        # ml_collections puts the whole traceback of a failing config file into the message.
-        if "Traceback (most recent call last)" in message:
-            message = f"the config file fails: {message.strip().splitlines()[-1]}"
-        raise InputError(" ".join(message.split())) from error
-
-
-def _read_config() -> run_config.RunConfig:
-    config = _CONFIG.value
-    try:
-        getattr(config, "model", None)
-    except OSError as error:  # ml_collections tells of a missing file at the first access
-        raise InputError(" ".join(str(error).split())) from error
-    return run_config.validate(config)
-
-
-def _unknown_field(argv: list[str], error: Exception) -> str:
-    known = set(run_config.field_names())
-    for argument in argv:
-        name = argument.removeprefix("--").split("=")[0]
-        field = name.removeprefix("config.").split("[")[0]
-        if name.startswith("config.") and field not in known:
-            return run_config.unknown_field(field)
-    return " ".join(str(error).split())
 
 
 def main(argv: list[str]) -> None:
@@ -82,15 +43,15 @@ def main(argv: list[str]) -> None:
     status = loop.train(config, workdir, should_stop=_stop_on_signals())
     terminal.print_outcome(workdir, status)
     if status["state"] == run_folder.STOPPED:
-        sys.exit(INTERRUPTED)
+        sys.exit(command.INTERRUPTED)
     if status["state"] == run_folder.DIVERGED:
-        sys.exit(HAS_DIVERGED)
+        sys.exit(command.HAS_DIVERGED)
 
 
 def _config_and_workdir() -> tuple[run_config.RunConfig, pathlib.Path]:
     """From --config, or from the folder of a run that was started before."""
     if _CONFIG.value is not None:
-        config = _read_config()
+        config = run_config.validate(command.read_config(_CONFIG))
         name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         return config, pathlib.Path(_WORKDIR.value or f"runs/{name}")
     if _WORKDIR.value is None:
@@ -124,27 +85,15 @@ def _evaluate() -> None:
 
     if _WORKDIR.value is not None:
         report = loop.evaluate(pathlib.Path(_WORKDIR.value), which=_CHECKPOINT.value)
+    elif _CONFIG.value is None:
+        raise InputError("--mode=evaluate needs --workdir of a run, or a --config with weights")
     else:
-        config = None if _CONFIG.value is None else _read_config()
-        if config is None or not config.model.weights:
-            raise InputError(
-                "--mode=evaluate needs --workdir of a trained run, or a --config with model.weights"
-            )
+        config = run_config.validate(command.read_config(_CONFIG))
+        if not config.model.weights:
+            raise InputError("--mode=evaluate of a --config needs config.model.weights=FILE")
         report = loop.evaluate_weights(config)
     terminal.print_evaluation(report)
 
 
-def run() -> None:
-    """The command line's entry: turns expected failures into one line and an exit code."""
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(INTERRUPTED)
-
-
 if __name__ == "__main__":
-    run()
+    command.run(main)

@@ -9,16 +9,21 @@
     predictions.npz   logits and labels of val and test, by example id
     checkpoints/      Orbax
     tensorboard/      event files
+    .lock             held by the process that trains
 
 Neither JAX nor NumPy is imported here. Whole files are replaced atomically; records are appended.
 """
 
+import contextlib
 import datetime
+import fcntl
 import json
 import math
 import os
 import pathlib
+import socket
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from resnet_jax.errors import InputError
@@ -32,6 +37,7 @@ EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.npz"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+LOCK = ".lock"
 
 # The states of status.json. Only `running` may still change by itself.
 QUEUED, RUNNING, STOPPED = "queued", "running", "stopped"
@@ -102,12 +108,50 @@ def require_own(workdir: pathlib.Path) -> None:
         raise InputError(f"--workdir={workdir} cannot be read and written; {advice}")
     if not workdir.is_dir() or (workdir / CONFIG).is_file():
         return
-    foreign = sorted(path.name for path in workdir.iterdir() if path.suffix != ".tmp")
+    names = (path.name for path in workdir.iterdir() if path.suffix != ".tmp")
+    foreign = sorted(name for name in names if name != LOCK)
     if foreign:
         raise InputError(
             f"--workdir={workdir} holds {foreign[0]!r} but no {CONFIG}, so it is not a run's "
             f"folder; {advice}"
         )
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from training in a folder; the kernel lets go if this one is killed.
+
+    Raises:
+        InputError: naming the owner, if another process has it.
+    """
+    file = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        name = os.read(file, 200).decode()
+        os.close(file)
+        raise InputError(
+            f"--workdir={workdir} is in use by {name}; wait until it ends, or choose another"
+        ) from error
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(
+            file, f"process {os.getpid()} on {socket.gethostname()} since {now()}".encode(), 0
+        )
+        yield
+    finally:
+        os.close(file)
+
+
+def owner(workdir: pathlib.Path) -> str | None:
+    """The process that trains in a folder, or None."""
+    try:
+        with locked(workdir):
+            return None
+    except FileNotFoundError:
+        return None
+    except InputError as error:
+        return str(error)
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:

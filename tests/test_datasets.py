@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import shutil
 import subprocess
@@ -412,3 +413,23 @@ def test_reading_a_data_set_never_imports_tensorflow(prepared_folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_data_set_is_known_by_its_contents_and_not_by_its_name():
+    digits = datasets.load(DataConfig(name="digits"))
+    assert digits.describe() == datasets.load(DataConfig(name="digits")).describe()
+    changed = digits.test.images.copy()
+    changed[0, 0, 0] ^= 1
+    other = dataclasses.replace(digits, test=dataclasses.replace(digits.test, images=changed))
+    assert other.describe()["sha256"] != digits.describe()["sha256"]
+    assert digits.describe()["examples"] == {"train": 1294, "val": 144, "test": 359}
+    assert digits.describe()["original"]
+
+
+def test_cifar10_whose_ids_are_not_tfds_own_is_called_a_copy():
+    digits = datasets.load(DataConfig(name="digits"))
+    for first_id, original in (("test_00000", True), ("test_frog_0037", False)):
+        ids = np.array([first_id, *digits.test.ids[1:]])
+        test = dataclasses.replace(digits.test, ids=ids)
+        named = dataclasses.replace(digits, name="cifar10", test=test)
+        assert named.describe()["original"] is original

@@ -20,7 +20,8 @@ ALLOWED = {
     "metrics": {"run_folder", "errors"},
     "train": {"data", "models", "metrics", "parallel"} | BASE,
     "report": {"run_folder", "errors"},
-    "main": {"train"} | BASE,
+    "command": {"config", "errors"},
+    "main": {"train", "command"} | BASE,
 }
 # The only parts that may import a heavy dependency.
 OWNERS = {
@@ -28,7 +29,7 @@ OWNERS = {
     "flax.nnx": {"models"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"report"},
-    "ml_collections": {"config", "main"},
+    "ml_collections": {"config", "command", "main"},
     "tensorboardX": {"metrics/writer.py"},
 }
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -13,6 +13,7 @@ import pytest
 import safetensors.numpy
 from absl import flags
 
+from resnet_jax import command as cli
 from resnet_jax import main, run_folder
 from resnet_jax.config import RunConfig, load_json, to_json, validate
 from resnet_jax.train import loop
@@ -76,7 +77,7 @@ def command(monkeypatch, capfd):
         try:
             # Optax and clu mix whole numbers with floating ones.
             with jax.numpy_dtype_promotion("standard"):
-                main.run()
+                cli.run(main.main)
         except SystemExit as leave:
             code = leave.code or 0
         finally:

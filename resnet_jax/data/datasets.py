@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import logging
 import pathlib
+import re
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import sklearn.datasets
@@ -74,6 +75,25 @@ class Dataset:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    def describe(self) -> dict[str, Any]:
+        """What tells two data sets of one name apart.
+
+        Returns:
+            The name, the examples of each split, a SHA-256 of all images and labels, and whether
+            these are the published files (by the ids that TFDS gives them) or a copy.
+        """
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for split in self.splits.values():
+            digest.update(np.ascontiguousarray(split.images).data)
+            digest.update(np.ascontiguousarray(split.labels).data)
+        copied = self.name.startswith("cifar") and not re.fullmatch(r"test_\d{5}", self.test.ids[0])
+        return {
+            "name": self.name,
+            "examples": {name: len(split) for name, split in self.splits.items()},
+            "sha256": digest.hexdigest(),
+            "original": not copied,
+        }
 
 
 def load(config: DataConfig) -> Dataset:

@@ -47,7 +47,9 @@ def train(
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
         return status
     experiment = Experiment.prepare(config)
-    return Attempt(experiment, workdir, should_stop).finish()
+    workdir.mkdir(parents=True, exist_ok=True)
+    with run_folder.locked(workdir):
+        return Attempt(experiment, workdir, should_stop).finish()
 
 
 def _require_same(config: RunConfig, workdir: pathlib.Path) -> None:
@@ -79,7 +81,6 @@ class Attempt:
         self.should_stop = should_stop
         self.experiment, self.workdir = experiment, workdir
         self.config = experiment.config
-        workdir.mkdir(parents=True, exist_ok=True)
         self.checkpoints = Checkpoints(
             workdir / run_folder.CHECKPOINTS, keep=self.config.train.keep_checkpoints
         )
@@ -103,7 +104,9 @@ class Attempt:
         run_folder.write_text(self.workdir / run_folder.PARAMETERS, overview + "\n")
         path = self.workdir / run_folder.PROVENANCE
         attempts = (run_folder.read_json(path) or {"attempts": []})["attempts"]
-        attempts.append(provenance.describe(self.experiment.devices.devices))
+        attempts.append(
+            provenance.describe(self.experiment.devices.devices, self.experiment.dataset)
+        )
         run_folder.write_json(path, {"attempts": attempts})
 
     def finish(self) -> dict[str, Any]:

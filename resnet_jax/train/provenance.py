@@ -15,16 +15,18 @@ from resnet_jax import run_folder
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
-def describe(devices: list[jax.Device]) -> dict[str, Any]:
+def describe(devices: list[jax.Device], dataset: dict[str, Any]) -> dict[str, Any]:
     """What a reader of the results needs to know about this attempt.
 
     Args:
         devices: that the run uses.
+        dataset: as `data.datasets.Dataset.describe` gives it.
     """
     return {
         "started": run_folder.now(),
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
         "commit": commit(),
+        "dataset": dataset,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in PACKAGES},

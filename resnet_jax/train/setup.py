@@ -29,6 +29,7 @@ class Experiment:
     Attributes:
         config: of the run.
         devices: that it is mapped over.
+        dataset: what identifies it.
         class_names: of the data set, in label order.
         ids: the example ids of each split.
         resident: where each split lies in `arrays`.
@@ -42,6 +43,7 @@ class Experiment:
 
     config: RunConfig
     devices: DeviceMap
+    dataset: dict[str, Any]
     class_names: tuple[str, ...]
     ids: dict[str, np.ndarray]
     resident: Resident
@@ -91,6 +93,7 @@ class Experiment:
         return cls(
             config=config,
             devices=devices,
+            dataset=dataset.describe(),
             class_names=dataset.class_names,
             ids={name: split.ids for name, split in dataset.splits.items()},
             resident=resident,
