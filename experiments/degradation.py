@@ -9,27 +9,20 @@ does not; test errors of ResNet-20/32/44/56/110 are 8.75, 7.51, 7.17, 6.97 and 6
 from collections.abc import Sequence
 
 from experiments import run
-from experiments.grid import Grid, Row
-
-LABELS = {"plain": "plain", "residual": "ResNet"}
+from experiments.grid import FAMILY_LABELS, Grid, Row, he_2015, seeded
 
 
 def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]) -> list[Row]:
     """Every family at every depth with every seed; twins differ in `model.residual` alone."""
     return [
-        Row(
-            f"{LABELS[family]}-{depth}-seed{seed}",
-            {
-                "model.depth": depth,
-                "model.residual": family == "residual",
-                "train.seed": seed,
-                # He 2015, Sec. 4.2: 0.1 is too large to start depth 110; for both twins alike.
-                "optimizer.warmup": "until_error" if depth >= 110 else "none",
-            },
-        )
+        row
         for depth in depths
         for family in families
-        for seed in seeds
+        for row in seeded(
+            f"{FAMILY_LABELS[family]}-{depth}",
+            seeds,
+            {**he_2015(depth), "model.residual": family == "residual"},
+        )
     ]
 
 

@@ -68,7 +68,7 @@ def _measure_apart(run: PlannedRun, slot: slots.Slot) -> dict[str, Any]:
             [sys.executable, "-m", "experiments.estimate", str(path)],
             capture_output=True,
             text=True,
-            **slots.placement(slot),
+            **slots.placement(slot, run.config.model.depth),
         )
     if done.returncode:
         raise RuntimeError(f"{run.name} cannot be measured: {done.stderr.strip()}")

@@ -43,3 +43,63 @@ class Grid(NamedTuple):
     depths: tuple[int, ...] = (20, 56, 110)
     families: tuple[str, ...] = ("plain", "residual")
     seeds: tuple[int, ...] = (0, 1, 2)
+
+
+# In labels: the names that the papers give the two kinds of net.
+FAMILY_LABELS = {"plain": "plain", "residual": "ResNet"}
+
+
+def he_2015(depth: int) -> dict[str, Any]:
+    """The net of a depth, and its start (He et al. 2015, Sec. 4.2), for plain and residual alike.
+
+    0.1 is too large to start depth 110; there the first steps are made at a tenth of it.
+    """
+    return {"model.depth": depth, "optimizer.warmup": "until_error" if depth >= 110 else "none"}
+
+
+def he_2016(depth: int) -> dict[str, Any]:
+    """The net of a depth, and the start of all CIFAR runs of He et al. 2016 (appendix).
+
+    400 iterations at 0.01. Depths 164 and 1001 are made of bottlenecks, whose shortcuts project
+    where the shape changes; all others of basic blocks with option A, as in He et al. 2015.
+    """
+    bottlenecks = depth in (164, 1001)
+    return {
+        "model.depth": depth,
+        "model.block": "bottleneck" if bottlenecks else "basic",
+        "model.shortcut": "B" if bottlenecks else "A",
+        "optimizer.warmup": "constant",
+        "optimizer.warmup_steps": 400,
+        "optimizer.warmup_learning_rate": 0.01,
+    }
+
+
+def seeded(label: str, seeds: Sequence[int], overrides: dict[str, Any]) -> list[Row]:
+    """A row for each seed."""
+    return [Row(f"{label}-seed{seed}", {**overrides, "train.seed": seed}) for seed in seeds]
+
+
+def variants(
+    cases: dict[str, dict[str, Any]],
+    *,
+    depths: Sequence[int],
+    families: Sequence[str],
+    seeds: Sequence[int],
+) -> list[Row]:
+    """Nets of He et al. 2016 that differ in their cases alone.
+
+    Args:
+        cases: label and changes of each.
+        depths: of the nets.
+        families: 'residual' gives all cases; 'plain' adds the plain net of each depth.
+        seeds: one run each.
+    """
+    rows = []
+    for depth in depths:
+        if "plain" in families:
+            rows += seeded(f"plain-{depth}", seeds, {**he_2016(depth), "model.residual": False})
+        if "residual" in families:
+            for label, changes in cases.items():
+                net = {**he_2016(depth), "model.residual": True, **changes}
+                rows += seeded(f"{label}-{depth}", seeds, net)
+    return rows

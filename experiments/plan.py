@@ -71,7 +71,8 @@ def plan(
         force: replace runs whose config has changed, keeping the old ones in `.replaced`.
 
     Returns:
-        The runs, the costliest first, so that none of those is left over at the end.
+        The runs, the costliest first, so that none of those is left over at the end; then by seed,
+        so that two that share a program do not both compile it.
 
     Raises:
         InputError: if a row is not valid, or a folder holds a run with another config.
@@ -92,7 +93,7 @@ def plan(
     for run in runs:
         if run.name in changed:
             _set_aside(run.folder, workdir / REPLACED)
-    return sorted(runs, key=lambda run: -run.work)
+    return sorted(runs, key=lambda run: (-run.work, run.config.train.seed))
 
 
 def _config(base: ml_collections.ConfigDict, row: Row) -> RunConfig:

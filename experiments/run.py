@@ -85,7 +85,11 @@ class Sweep:
         while self.free and ready and not self.stopping:
             run, slot = ready.pop(0), self.free.pop(0)
             self.waiting.remove(run)
-            self.running[run.name] = (run, slot, slots.start(run.folder, slot))
+            self.running[run.name] = (
+                run,
+                slot,
+                slots.start(run.folder, slot, run.config.model.depth),
+            )
 
     def _collect(self) -> None:
         for name, (run, slot, process) in list(self.running.items()):

@@ -22,9 +22,8 @@ import math
 import os
 import pathlib
 import socket
-import tempfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from resnet_jax.errors import InputError
 
@@ -58,20 +57,36 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write that takes its place in one step, and only if nothing went wrong.
+
+    Args:
+        path: where it will stand.
+        durable: wait until it is on the disk; not worth it for what is soon replaced again.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def write_text(path: pathlib.Path, text: str, *, durable: bool = True) -> None:
     """Replaces a file in one step, so that a reader sees the old or the new one.
 
     Args:
         path: the file.
         text: all of it.
-        durable: wait until it is on the disk; not worth it for what is soon replaced again.
+        durable: as in `replacing`.
     """
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(text)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    pathlib.Path(file.name).replace(path)
+    with replacing(path, durable=durable) as file:
+        file.write(text.encode())
 
 
 def write_json(path: pathlib.Path, value: Any, *, durable: bool = True) -> None:

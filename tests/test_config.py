@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import json
 import pathlib
+import re
 import typing
 
 import ml_collections
@@ -147,7 +148,17 @@ def test_a_value_out_of_range_is_refused_with_the_limit(group, field, value, lim
     ("group", "field", "choices"),
     [
         ("model", "shortcut", ("A", "B", "C")),
-        ("model", "activation_order", ("original", "full_preactivation")),
+        (
+            "model",
+            "activation_order",
+            (
+                "original",
+                "bn_after_addition",
+                "relu_before_addition",
+                "relu_only_preactivation",
+                "full_preactivation",
+            ),
+        ),
         ("data", "name", ("digits", "cifar10", "cifar100", "synthetic")),
         ("optimizer", "schedule", ("step", "cosine", "constant")),
         ("parallel", "mapping", ("shard_map", "pmap")),
@@ -206,6 +217,41 @@ def test_a_width_that_gives_a_fraction_of_a_filter_is_refused():
     message = refusal(model={"width": 1.03})
     assert "config.model.width=1.03" in message and "16.48 filters" in message
     assert validate({"model": {"width": 0.0625}}).model.width == 0.0625
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"shortcut_scale": 0.5}, "shortcut_scale=0.5 has no effect.*'constant_scaling' or"),
+        ({"branch_scale": 0.5, "shortcut_transform": "dropout"}, "branch_scale=0.5 has no effect"),
+        ({"gate_bias": 0.0, "shortcut_transform": "dropout"}, "gate_bias=0 has no.*leave it at -6"),
+        ({"shortcut_dropout": 0.1}, "shortcut_dropout=0.1 has no effect.*'identity'"),
+        (
+            {"shortcut_scale_end": 0.0, "shortcut_transform": "constant_scaling"},
+            "shortcut_scale_end=0 has no effect.*use 'annealed_scaling'",
+        ),
+        ({"shortcut_transform": "annealed_scaling"}, "shortcut_scale_end=1 is where"),
+        ({"shortcut_transform": "dropout", "residual": False}, "has no effect without shortcuts"),
+    ],
+)
+def test_a_field_of_the_shortcut_that_would_have_no_effect_is_refused(fields, message):
+    assert re.search(message, refusal(model=fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"shortcut_transform": "constant_scaling", "shortcut_scale": 0.5, "branch_scale": 0.5},
+        {"shortcut_transform": "annealed_scaling", "shortcut_scale": 0},
+        {"shortcut_transform": "annealed_scaling", "shortcut_scale_end": 0.5, "branch_scale": 2},
+        {"shortcut_transform": "exclusive_gating", "gate_bias": 0},
+        {"shortcut_transform": "shortcut_only_gating", "gate_bias": -7.0},
+        {"shortcut_transform": "dropout", "shortcut_dropout": 0.1},
+    ],
+)
+def test_each_transform_of_the_shortcut_takes_its_own_fields(fields):
+    model = validate({"model": fields}).model
+    assert {name: getattr(model, name) for name in fields} == fields
 
 
 @pytest.mark.parametrize("milestones", [(48_000, 32_000), (10, 10), (0, 10), (-5,)])

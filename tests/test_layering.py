@@ -29,6 +29,7 @@ OWNERS = {
     "flax.nnx": {"models"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"report"},
+    "plotly": {"report"},
     "ml_collections": {"config", "command", "main"},
     "tensorboardX": {"metrics/writer.py"},
 }

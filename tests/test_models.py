@@ -8,8 +8,9 @@ from flax import nnx
 
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
-from resnet_jax.models import blocks, registry
-from resnet_jax.models.blocks import BatchNorm, Block, Numerics
+from resnet_jax.models import registry, shortcuts
+from resnet_jax.models.blocks import Block
+from resnet_jax.models.layers import BatchNorm, Numerics
 
 FLOAT32 = Numerics(dtype=jnp.float32, axis_name=None, decay=0.9, epsilon=1e-5)
 
@@ -92,10 +93,10 @@ def zero_branch(block):
     return block
 
 
-def make_block(in_width, width, stride, *, first=False, **fields):
+def make_block(in_width, width, stride, *, position=1, **fields):
     config = ModelConfig(**fields)
     return Block(
-        config, in_width, width, stride, first=first, numerics=FLOAT32, rngs=nnx.Rngs(params=0)
+        config, in_width, width, stride, position=position, numerics=FLOAT32, rngs=nnx.Rngs(0)
     )
 
 
@@ -222,4 +223,4 @@ def test_depths_of_no_family_are_refused_with_the_nearest_ones():
 def test_an_unknown_shortcut_fails_when_the_net_is_built():
     config = dataclasses.replace(ModelConfig(), shortcut="D")
     with pytest.raises(ValueError, match="'A', 'B' or 'C', got 'D'"):
-        blocks.shortcut(config, 16, 16, 1, FLOAT32, nnx.Rngs(0))
+        shortcuts.shortcut(config, 16, 16, 1, FLOAT32, nnx.Rngs(0), normalized=True)

@@ -9,7 +9,13 @@ from typing import Any, cast
 
 import ml_collections
 
-from resnet_jax.config.schema import RunConfig, blocks_per_stage, intervals
+from resnet_jax.config.schema import (
+    TRANSFORM_FIELDS,
+    ModelConfig,
+    RunConfig,
+    blocks_per_stage,
+    intervals,
+)
 from resnet_jax.errors import InputError
 
 
@@ -103,6 +109,7 @@ def _type_name(hint: Any) -> str:
 
 def _check_relations(run: RunConfig) -> None:
     blocks_per_stage(run.model.depth, run.model.block)
+    _check_shortcut(run.model)
     if (16 * run.model.width) % 1:
         raise InputError(
             f"config.model.width={run.model.width:g} gives {16 * run.model.width:g} filters in the "
@@ -120,3 +127,27 @@ def _check_relations(run: RunConfig) -> None:
                 f"config.train.steps_per_call={per_call} does not divide config.{name}={value}; "
                 "choose a common divisor, or 0 to have one chosen"
             )
+
+
+def _check_shortcut(model: ModelConfig) -> None:
+    """Refuses what would have no effect, for it would stand in the run's record all the same."""
+    transform = model.shortcut_transform
+    if not model.residual and transform != "identity":
+        raise InputError(
+            f"config.model.shortcut_transform={transform!r} has no effect without shortcuts "
+            "(config.model.residual=False); use 'identity'"
+        )
+    for field in dataclasses.fields(ModelConfig):
+        users = [name for name, read in TRANSFORM_FIELDS.items() if field.name in read]
+        value = getattr(model, field.name)
+        if users and transform not in users and value != field.default:
+            raise InputError(
+                f"config.model.{field.name}={value:g} has no effect with "
+                f"config.model.shortcut_transform={transform!r}; leave it at {field.default:g}, "
+                f"or use {' or '.join(map(repr, users))}"
+            )
+    if transform == "annealed_scaling" and model.shortcut_scale == model.shortcut_scale_end:
+        raise InputError(
+            f"config.model.shortcut_scale_end={model.shortcut_scale_end:g} is where the annealed "
+            "scale already starts (config.model.shortcut_scale); use 'constant_scaling'"
+        )

@@ -19,6 +19,17 @@ def _field(
     return dataclasses.field(default=default, metadata=limits)
 
 
+# Which fields of `ModelConfig` each transform of the shortcut reads; the others stay at default.
+TRANSFORM_FIELDS = {
+    "identity": (),
+    "constant_scaling": ("shortcut_scale", "branch_scale"),
+    "annealed_scaling": ("shortcut_scale", "shortcut_scale_end", "branch_scale"),
+    "exclusive_gating": ("gate_bias",),
+    "shortcut_only_gating": ("gate_bias",),
+    "dropout": ("shortcut_dropout",),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """Which net. The number of classes and channels comes from the data set."""
@@ -29,9 +40,32 @@ class ModelConfig:
     residual: bool = _field(True)
     block: str = _field("basic", allowed=("basic", "bottleneck"))
     # He 2016, Fig. 4: where BN and ReLU stand relative to the addition.
-    activation_order: str = _field("original", allowed=("original", "full_preactivation"))
+    activation_order: str = _field(
+        "original",
+        allowed=(
+            "original",
+            "bn_after_addition",
+            "relu_before_addition",
+            "relu_only_preactivation",
+            "full_preactivation",
+        ),
+    )
     # He 2015, Sec. 4.1: A zero-pads, B projects where the shape changes, C projects everywhere.
     shortcut: str = _field("A", allowed=("A", "B", "C"))
+    # H = F + h, or He 2016, Table 1 and Fig. 2, for all blocks (its 1x1 convolution is option C):
+    # constant_scaling H = b F + s h; annealed_scaling (ours) moves s over the run, evenly by step;
+    # exclusive_gating H = g F + (1 - g) h; shortcut_only_gating H = F + (1 - g) h;
+    # dropout H = F + dropout(h).
+    shortcut_transform: str = _field("identity", allowed=tuple(TRANSFORM_FIELDS))
+    # s (He's lambda): 0 is the plain net, 1 the residual one. Annealed: where it starts and ends.
+    shortcut_scale: float = _field(1.0, minimum=0)
+    shortcut_scale_end: float = _field(1.0, minimum=0)
+    # b, on F.
+    branch_scale: float = _field(1.0, minimum=0)
+    # Initial bias of the gate g(x) = sigmoid(W x + bias), a 1x1 convolution; -6 was He's best.
+    gate_bias: float = _field(-6.0, minimum=-100, maximum=100)
+    # Share of h that is set to zero in training.
+    shortcut_dropout: float = _field(0.5, minimum=0, maximum=0.99)
     # Option A: new channels all at the end (fb.resnet.torch) or half on each side (akamaster).
     zero_padding: str = _field("end", allowed=("end", "both"))
     # He 2015 strides in the first 1x1 convolution; widely published weights ("v1.5") in the 3x3.

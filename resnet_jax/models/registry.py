@@ -1,7 +1,7 @@
 """From a config to a net, and from a net to the pure function that training maps over devices."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 from flax import nnx
@@ -11,17 +11,34 @@ from resnet_jax.models.resnet import CifarResNet
 
 FAMILIES: dict[str, Callable[..., nnx.Module]] = {"cifar_resnet": CifarResNet}
 
-# params, stats, x [batch, height, width, channels], train -> logits [batch, classes], stats
-Apply = Callable[[Any, Any, jax.Array, bool], tuple[jax.Array, Any]]
+
+class Apply(Protocol):
+    """A net as a pure function."""
+
+    def __call__(
+        self,
+        params: Any,
+        stats: Any,
+        x: jax.Array,
+        train: bool,
+        *,
+        keys: jax.Array | None = None,
+        progress: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
+        """Maps x [batch, height, width, channels] to logits [batch, classes] and the next stats.
+
+        `keys` and `progress` matter to some nets, in training alone; see `CifarResNet`.
+        """
 
 
 class Functional(NamedTuple):
     """A net as values and one pure function.
 
     Attributes:
-        apply: (params, stats, x, train) -> (logits, stats).
+        apply: (params, stats, x, train) -> (logits, stats), see `Apply`.
         params: nested dict of trained arrays.
-        stats: nested dict of running batch statistics.
+        stats: nested dict of running batch statistics, and of whatever else the net keeps from one
+            step to the next.
     """
 
     apply: Apply
@@ -63,10 +80,18 @@ def functional(model: nnx.Module) -> Functional:
     """Splits a net into its parameters, its batch statistics and a pure function of them."""
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
 
-    def apply(params: Any, stats: Any, x: jax.Array, train: bool) -> tuple[jax.Array, Any]:
+    def apply(
+        params: Any,
+        stats: Any,
+        x: jax.Array,
+        train: bool,
+        *,
+        keys: jax.Array | None = None,
+        progress: jax.Array | None = None,
+    ) -> tuple[jax.Array, Any]:
         # Without copy=True a merge inside jax.grad raises TraceContextError.
         merged = nnx.merge(graphdef, params, stats, copy=True)
-        logits = merged(x, train=train)
+        logits = merged(x, train=train, keys=keys, progress=progress)
         return logits, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
 
     return Functional(apply, nnx.to_pure_dict(params), nnx.to_pure_dict(stats))

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnet_jax.config import ModelConfig, blocks_per_stage
-from resnet_jax.models.blocks import BatchNorm, Block, Numerics, convolution
+from resnet_jax.models.blocks import ORDERS, Block
+from resnet_jax.models.layers import BatchNorm, Numerics, convolution
 
 STEM_WIDTH = 16
 STAGE_WIDTHS = (16, 32, 64)  # He 2015, Sec. 4.2; four times as wide outside bottlenecks
@@ -42,7 +43,6 @@ class CifarResNet(nnx.Module):
         per_stage = blocks_per_stage(config.depth, config.block)
         expansion = 4 if config.block == "bottleneck" else 1
         in_width = round(STEM_WIDTH * config.width)
-        preactivated = config.activation_order == "full_preactivation"
 
         self.stem_conv = convolution(channels, in_width, 3, 1, numerics, rngs)
         self.stem_norm = BatchNorm(in_width, numerics)
@@ -52,17 +52,25 @@ class CifarResNet(nnx.Module):
             blocks = []
             for position in range(per_stage):
                 stride = 2 if index > 0 and position == 0 else 1
-                first = index == 0 and position == 0
                 blocks.append(
                     Block(
-                        config, in_width, width, stride, first=first, numerics=numerics, rngs=rngs
+                        config,
+                        in_width,
+                        width,
+                        stride,
+                        position=index * per_stage + position,
+                        numerics=numerics,
+                        rngs=rngs,
                     )
                 )
                 in_width = width
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
-        # He 2016, appendix: "an extra activation right after" the last unit's addition.
-        self.final_norm = BatchNorm(in_width, numerics) if preactivated else None
+        # He 2016, appendix: "an extra activation right after" the last unit's addition, of the
+        # kind that its next unit would have started with.
+        final = ORDERS[config.activation_order].start
+        self.final_norm = BatchNorm(in_width, numerics) if "BN" in final else None
+        self.final_relu = "ReLU" in final
         self.head = nnx.Linear(
             in_width,
             num_classes,
@@ -73,25 +81,68 @@ class CifarResNet(nnx.Module):
             rngs=rngs,
         )
         self.numerics = numerics
+        self.has_dropout = config.residual and config.shortcut_transform == "dropout"
+        self.annealing = (config.shortcut_scale, config.shortcut_scale_end)
+        # Kept with the running statistics, so that an evaluation uses the scale of the last step.
+        self.shortcut_scale = (
+            nnx.BatchStat(jnp.asarray(config.shortcut_scale, numerics.param_dtype))
+            if config.residual and config.shortcut_transform == "annealed_scaling"
+            else None
+        )
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        keys: jax.Array | None = None,
+        progress: jax.Array | None = None,
+    ) -> jax.Array:
         """Classifies images.
 
         Args:
             x: float [batch, height, width, channels], normalised.
             train: normalise with the batch's statistics and update the running ones.
+            keys: one for each image [batch]; a net with dropout needs them in training.
+            progress: share of the run's steps that is done, 0 at the first and 1 at the last; a
+                net whose shortcuts are annealed needs it in training.
 
         Returns:
             Logits [batch, classes], in float32 (float64 if the net is).
+
+        Raises:
+            ValueError: if keys or progress are needed and not given.
         """
-        x = self.features(x, train=train).mean((1, 2))
+        x = self.features(x, train=train, keys=keys, progress=progress).mean((1, 2))
         return self.head(x).astype(self.numerics.param_dtype)
 
-    def features(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def features(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        keys: jax.Array | None = None,
+        progress: jax.Array | None = None,
+    ) -> jax.Array:
         """The last feature map, [batch, height / 4, width / 4, channels], before pooling."""
+        if train and self.has_dropout and keys is None:
+            raise ValueError("a net with dropout is trained with a key for each image, got None")
+        if train and self.shortcut_scale is not None:
+            self._anneal(progress)
+        scale = None if self.shortcut_scale is None else self.shortcut_scale[...]
         x = jnp.asarray(x, self.numerics.dtype)
         x = nnx.relu(self.stem_norm(self.stem_conv(x), train=train))
         for stage in self.stages:
             for block in stage:
-                x = block(x, train=train)
-        return x if self.final_norm is None else nnx.relu(self.final_norm(x, train=train))
+                x = block(x, train=train, keys=keys if train else None, shortcut_scale=scale)
+        if self.final_norm is not None:
+            x = self.final_norm(x, train=train)
+        return nnx.relu(x) if self.final_relu else x
+
+    def _anneal(self, progress: jax.Array | None) -> None:
+        if progress is None:
+            raise ValueError("an annealed net is trained with the run's progress, got None")
+        assert self.shortcut_scale is not None
+        start, end = self.annealing
+        scale = (1 - progress) * start + progress * end  # exactly start, and in the end exactly end
+        self.shortcut_scale[...] = jnp.asarray(scale, self.numerics.param_dtype)

@@ -15,8 +15,10 @@ from flax import nnx
 from safetensors import SafetensorError
 
 from resnet_jax.errors import InputError
-from resnet_jax.models.blocks import BatchNorm, Block, ProjectionShortcut
+from resnet_jax.models.blocks import Block
+from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.shortcuts import GatedAddition, ProjectionShortcut
 
 
 class Target(NamedTuple):
@@ -175,6 +177,11 @@ def _block(prefix: str, block: Block) -> Iterator[Target]:
         yield _conv(f"{prefix}.shortcut.0", block.shortcut.conv)
         if block.shortcut.norm is not None:
             yield from _norm(f"{prefix}.shortcut.1", block.shortcut.norm)
+    if isinstance(block.addition, GatedAddition):
+        gate = block.addition.gate
+        assert gate.bias is not None
+        yield _conv(f"{prefix}.gate", gate)
+        yield Target(f"{prefix}.gate.bias", gate.bias, "vector")
 
 
 def _conv(name: str, conv: nnx.Conv) -> Target:

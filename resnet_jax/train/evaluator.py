@@ -1,7 +1,6 @@
 """Evaluation of a whole split by one compiled program, each example exactly once."""
 
 import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -87,8 +86,7 @@ def final_report(
     }
     if workdir:
         arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
-        with tempfile.NamedTemporaryFile(dir=workdir, suffix=".tmp", delete=False) as file:
+        with run_folder.replacing(workdir / run_folder.PREDICTIONS) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        pathlib.Path(file.name).replace(workdir / run_folder.PREDICTIONS)
         run_folder.write_json(workdir / run_folder.EVALUATION, report)
     return report

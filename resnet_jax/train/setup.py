@@ -33,7 +33,7 @@ class Experiment:
         class_names: of the data set, in label order.
         ids: the example ids of each split.
         resident: where each split lies in `arrays`.
-        arrays: images, labels and normalisation, copied to every device.
+        arrays: images, labels, normalisation and the seed, copied to every device.
         model: the net, as a pure function.
         state: before the first step, on the host.
         tx: the optimizer.
@@ -97,7 +97,8 @@ class Experiment:
             class_names=dataset.class_names,
             ids={name: split.ids for name, split in dataset.splits.items()},
             resident=resident,
-            arrays=devices.replicate(resident.arrays),
+            # The seed is an argument, not a constant, so that all seeds share one program.
+            arrays=devices.replicate({**resident.arrays, "seed": np.uint32(config.train.seed)}),
             apply=net.apply,
             # On the host: what lies on a device is donated to the first step.
             state=jax.device_get(TrainState.create(net.params, net.stats, tx)),

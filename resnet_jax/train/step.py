@@ -12,10 +12,12 @@ from jax import lax
 from resnet_jax.config import RunConfig
 from resnet_jax.data import augment
 from resnet_jax.metrics.accumulate import ClassificationMetrics, Window
+from resnet_jax.models.registry import Apply
 from resnet_jax.parallel import AXIS
 from resnet_jax.train.state import TrainState
 
-Apply = Callable[[Any, Any, jax.Array, bool], tuple[jax.Array, Any]]
+# Folded into a step's key where an example's number would be; no data set has as many examples.
+DROPOUT = 2**32 - 1
 
 
 def train_step(
@@ -25,6 +27,8 @@ def train_step(
     *,
     apply: Apply,
     tx: optax.GradientTransformationExtraArgs,
+    keys: jax.Array | None = None,
+    progress: jax.Array | None = None,
 ) -> TrainState:
     """Updates the state with one batch, of which each device sees its share.
 
@@ -34,6 +38,8 @@ def train_step(
         labels: int [share].
         apply: the net.
         tx: the optimizer.
+        keys: one for each image [share], for dropout.
+        progress: share of the run's steps that is done, for annealing.
 
     Returns:
         The next state, the same on every device; `window` holds this step alone. If loss or
@@ -42,7 +48,7 @@ def train_step(
     """
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
-        logits, stats = apply(params, state.stats, images, True)
+        logits, stats = apply(params, state.stats, images, True, keys=keys, progress=progress)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), (losses, logits, stats)
 
@@ -69,6 +75,22 @@ def train_step(
     return TrainState(step, params, stats, opt_state, Window.of_step(metrics, norm), first)
 
 
+def dropout_keys(key: jax.Array, examples: jax.Array) -> jax.Array:
+    """Keys of a step's images [batch], other than those of their augmentation.
+
+    Like those they depend on the step and the example alone, not on how many devices there are.
+    """
+    key = jax.random.fold_in(key, DROPOUT)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, examples)
+
+
+def progress_at(step: jax.Array, steps: int) -> jax.Array:
+    """Share of a run of `steps` that is done before update `step`: 0 at its first, 1 at its last."""
+    last = max(steps - 1, 1)
+    # Compiled, a division by a constant is a multiplication that may miss 1 by a rounding.
+    return jnp.where(step < last, step / last, 1.0)
+
+
 def training_program(
     config: RunConfig, apply: Apply, tx: optax.GradientTransformationExtraArgs
 ) -> Callable[..., Any]:
@@ -76,17 +98,26 @@ def training_program(
 
     Returns:
         (state, arrays, examples int32 [steps, share]) -> (state,), to be compiled by
-        `parallel.DeviceMap`. The state's window restarts after each multiple of `log.interval`.
+        `parallel.DeviceMap`. `arrays` are the resident data and the run's seed. The state's
+        window restarts after each multiple of `log.interval`.
     """
 
     def one_step(
         state: TrainState, arrays: dict[str, jax.Array], examples: jax.Array
     ) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(config.train.seed), state.step)
+        key = jax.random.fold_in(jax.random.key(arrays["seed"]), state.step)
         images = augment.training_images(
             config.data, key, arrays["images"][examples], examples, arrays["mean"], arrays["std"]
         )
-        new = train_step(state, images, arrays["labels"][examples], apply=apply, tx=tx)
+        new = train_step(
+            state,
+            images,
+            arrays["labels"][examples],
+            apply=apply,
+            tx=tx,
+            keys=dropout_keys(key, examples),
+            progress=progress_at(state.step, config.train.steps),
+        )
         logged = state.step % config.log.interval == 0
         return dataclasses.replace(new, window=state.window.add(new.window, restart=logged))
 

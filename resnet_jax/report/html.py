@@ -1,0 +1,268 @@
+"""One self-contained HTML file: verdict, interactive curves, tables, configs and provenance."""
+
+import base64
+import hashlib
+import html
+import json
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Sequence
+
+from plotly.offline import get_plotlyjs
+
+from resnet_jax.report import figures, groups, payload, tables
+from resnet_jax.report.records import Run, printable
+from resnet_jax.report.sweep import Sweep
+from resnet_jax.report.tables import Table
+from resnet_jax.report.verdict import FamilyVerdict, Verdict
+
+PAGE = pathlib.Path(__file__).parent / "page"
+
+
+def save(
+    sweep: Sweep, verdict: Verdict, path: pathlib.Path, pictures: Sequence[pathlib.Path] = ()
+) -> None:
+    """Writes the report.
+
+    Args:
+        sweep: the runs.
+        verdict: on them.
+        path: of the file; links to run folders are relative to it.
+        pictures: SVG files to be put into it.
+    """
+    path.write_text(render(sweep, verdict, path.parent, pictures), encoding="utf-8", newline="")
+
+
+def render(
+    sweep: Sweep,
+    verdict: Verdict,
+    folder: pathlib.Path,
+    pictures: Sequence[pathlib.Path] = (),
+) -> str:
+    """The report's text.
+
+    Only the scripts whose hashes its head names can run, and nothing can be requested from
+    anywhere: a name that slipped through the escaping could not do harm either.
+    """
+    scripts = [get_plotlyjs(), (PAGE / "script.js").read_text(encoding="utf-8")]
+    style = (PAGE / "style.css").read_text(encoding="utf-8")
+    title = f"Report on {printable(sweep.root.resolve().name)}"
+    sections = [
+        f"<h1>{escape(title)}</h1>",
+        f'<p class="quiet">{escape(_origin(sweep))}</p>',
+        _verdict(verdict),
+        _curves(sweep),
+        _depths(sweep),
+        _pictures(pictures),
+        _table(tables.against_published(sweep)) if sweep.groups else "",
+        _table(tables.by_label(sweep)) if sweep.groups else "",
+        _table(tables.by_run(sweep), _links(sweep.runs, folder)) if sweep.groups else "",
+        _classes(sweep),
+        _left_out(sweep, folder),
+        _details(sweep),
+    ]
+    data = payload.embed(payload.payload(sweep))
+    return "\n".join(
+        [
+            "<!DOCTYPE html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="generator" content="resnet_jax.report">',
+            '<link rel="icon" href="data:,">',  # or a browser asks the server for one
+            f"<title>{escape(title)}</title>",
+            f"<style>{style}</style></head><body>",
+            *(section for section in sections if section),
+            f'<script type="application/json" id="data">{data}</script>',
+            *(f"<script>{script}</script>" for script in scripts),
+            "</body></html>",
+            "",
+        ]
+    )
+
+
+def escape(text: str) -> str:
+    """Text that stands for itself in HTML, between tags and in quoted attributes."""
+    return html.escape(printable(text), quote=True)
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    hashes = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
+    ]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    # Plotly sets styles while it draws, and saves pictures by way of blob: and data: addresses.
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _origin(sweep: Sweep) -> str:
+    return " · ".join(f"{name} {value}" for name, value in tables.facts(sweep).items())
+
+
+def _verdict(verdict: Verdict) -> str:
+    cards = "".join(_card(family) for family in verdict.families)
+    rest = verdict.text
+    for family in verdict.families:
+        rest = rest.replace(family.text, "", 1)
+    checks = "".join(
+        f"<tr><td>{escape(check.what)}</td><td>{escape(check.measured)}</td>"
+        f"<td>{'met' if check.passed else 'not met'}</td></tr>"
+        for check in verdict.acceptance.checks
+    )
+    table = (
+        '<div class="scroll"><table><thead><tr><th>expectation</th><th>measured</th><th></th>'
+        f"</tr></thead><tbody>{checks}</tbody></table></div>"
+    )
+    return (
+        f'<section id="verdict"><h2>Verdict</h2><p>{escape(verdict.question)}</p>'
+        f'<div class="cards">{cards}</div><p>{escape(rest.strip())}</p>'
+        f"{table if checks else ''}</section>"
+    )
+
+
+def _card(family: FamilyVerdict) -> str:
+    head, _, rest = family.text.partition(". ")
+    kind = "card observed" if family.degradation == "observed" else "card"
+    return f'<div class="{kind}"><strong>{escape(head)}.</strong><p>{escape(rest)}</p></div>'
+
+
+def _curves(sweep: Sweep) -> str:
+    runs = [*sweep.runs, *sweep.unfinished]
+    there = {metric for run in runs for _, metric in run.curves}
+    if not there & payload.METRICS.keys():
+        return ""
+    metrics = "".join(
+        f'<option value="{metric}">{escape(label)}</option>'
+        for metric, label in payload.METRICS.items()
+        if metric in there
+    )
+    ticks = (
+        *(("show-train", "training (dashed)", True), ("show-val", "val (dotted)", False)),
+        *(("show-test", "test (solid)", True), ("show-mean", "mean and band", True)),
+        *(("show-seeds", "individual seeds", False), ("log", "logarithmic", False)),
+    )
+    boxes = "".join(
+        f'<label><input type="checkbox" id="{name}"{" checked" * on}>{label}</label>'
+        for name, label, on in ticks
+    )
+    families = {run.family for run in runs}
+    panels = "".join(
+        f'<div class="plot" id="curves-{family}"></div>'
+        for family in figures.TITLES
+        if family in families
+    )
+    bands = groups.band_names(sweep.groups, "bands")
+    return (
+        '<section id="curves"><h2>Curves</h2><noscript><p>The curves need JavaScript; '
+        "the same figures are in figures/.</p></noscript>"
+        f'<div class="controls"><label>show <select id="metric">{metrics}</select></label>{boxes}'
+        '<label>smoothing <input type="range" id="smoothing" min="0" max="30" value="0">'
+        '<output id="smoothing-value"></output></label>'
+        '<button type="button" id="all">all</button><button type="button" id="none">none</button>'
+        f'<div class="groups" id="groups"></div></div><div class="panels">{panels}</div>'
+        f'<p class="quiet">{escape(bands)}. Long curves are thinned to about {payload.POINTS} '
+        "points; ends, peaks and gaps stay. Diverged and unfinished runs are dash-dotted and never "
+        "averaged.</p></section>"
+    )
+
+
+def _depths(sweep: Sweep) -> str:
+    if not any(group.n for group in sweep.groups):
+        return ""
+    return (
+        '<section><h2>Final error</h2><div class="plot" id="depths"></div>'
+        f'<p class="quiet">{escape(groups.band_names(sweep.groups, "bars"))}. Training error: mean '
+        "over the last tenth of the steps.</p></section>"
+    )
+
+
+def _pictures(paths: Sequence[pathlib.Path]) -> str:
+    images = []
+    for path in paths:
+        data = base64.b64encode(path.read_bytes()).decode()
+        alt = escape(path.stem.replace("_", " "))
+        images.append(f'<img class="picture" alt="{alt}" src="data:image/svg+xml;base64,{data}">')
+    if not images:
+        return ""
+    return f'<section id="pictures"><h2>Grids</h2>{"".join(images)}</section>'
+
+
+def _table(table: Table, links: Sequence[str] = ()) -> str:
+    def kind(i: int) -> str:
+        if i in table.numeric:
+            return ' class="number"'
+        return ' class="long"' if table.columns[i] == "recipe differences" else ""
+
+    head = "".join(f"<th{kind(i)}>{escape(name)}</th>" for i, name in enumerate(table.columns))
+    rows = []
+    for number, row in enumerate(table.rows):
+        cells = [f"<td{kind(i)}>{escape(text)}</td>" for i, text in enumerate(row)]
+        if links:
+            cells[0] = f'<td><a href="{escape(links[number])}">{escape(row[0])}</a></td>'
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f'<section id="table-{table.name}"><h2>{escape(table.title)}</h2><div class="scroll">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<p class="quiet">{escape(table.caption)}</p></section>'
+    )
+
+
+def _links(runs: Sequence[Run], folder: pathlib.Path) -> list[str]:
+    """Addresses of the runs' folders relative to the report; odd bytes in names stay themselves."""
+    paths = (os.path.relpath(run.folder.resolve(), folder.resolve()) for run in runs)
+    return [f"./{urllib.parse.quote(os.fsencode(path))}/" for path in paths]
+
+
+def _classes(sweep: Sweep) -> str:
+    runs = [*sweep.runs, *sweep.unfinished]
+    if not any(payload.splits(run) for run in runs):
+        return ""
+    heads = "".join(
+        f'<th class="number">{name}</th>' for name in ("precision", "recall", "F1", "images")
+    )
+    return (
+        '<section><h2>By class</h2><div class="controls"><label>run '
+        '<select id="class-run"></select></label></div><div class="panels"><div class="scroll">'
+        f'<table id="classes"><thead><tr><th>class</th>{heads}</tr></thead><tbody></tbody></table>'
+        '</div><div class="plot square" id="confusion"></div></div>'
+        '<p class="quiet">One run, so n = 1. Colour: share of the true class.</p></section>'
+    )
+
+
+def _left_out(sweep: Sweep, folder: pathlib.Path) -> str:
+    rows = [
+        f"<tr><td>{escape(item.name)}</td><td>excluded</td><td>{escape(item.reason)}</td></tr>"
+        for item in sweep.excluded
+    ]
+    for run, link in zip(sweep.unfinished, _links(sweep.unfinished, folder), strict=True):
+        step, reason = run.status.get("step", 0), run.status.get("reason", "")
+        told = f"step {step} of {run.steps}" + (f"; {reason}" if reason else "")
+        rows.append(
+            f'<tr><td><a href="{escape(link)}">{escape(run.name)}</a></td>'
+            f"<td>{escape(run.state)}</td><td>{escape(told)}</td></tr>"
+        )
+    if not rows:
+        return ""
+    return (
+        '<section id="left-out"><h2>Left out of all means</h2><div class="scroll"><table><thead>'
+        "<tr><th>folder</th><th>why</th><th>reason</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div></section>"
+    )
+
+
+def _details(sweep: Sweep) -> str:
+    parts = ["<section><h2>Configs and provenance</h2>"]
+    for group in sweep.groups:
+        parts.append(_fold(f"config of {group.label} (but for the seed)", group.config))
+    for run in [*sweep.runs, *sweep.unfinished]:
+        parts.append(_fold(f"provenance and status of {run.name}", [run.provenance, run.status]))
+    return "".join(parts) + "</section>"
+
+
+def _fold(summary: str, value: object) -> str:
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    return f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"

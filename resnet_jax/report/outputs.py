@@ -1,0 +1,58 @@
+"""Writes everything that a report consists of."""
+
+import dataclasses
+import pathlib
+
+from resnet_jax import run_folder
+from resnet_jax.errors import InputError
+from resnet_jax.report import charts, html, sweep, tables
+from resnet_jax.report import verdict as verdicts
+from resnet_jax.report.verdict import Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Paths:
+    """What was written, and what it says.
+
+    Attributes:
+        html: the report.
+        verdict_json: the verdict as data.
+        figures: PNG and SVG.
+        tables: Markdown, CSV and LaTeX.
+        verdict: the verdict itself.
+    """
+
+    html: pathlib.Path
+    verdict_json: pathlib.Path
+    figures: tuple[pathlib.Path, ...]
+    tables: tuple[pathlib.Path, ...]
+    verdict: Verdict
+
+
+def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
+    """Reads the runs below `root` and writes report, figures, tables and verdict.
+
+    Args:
+        root: a sweep's folder, or a run's.
+        out: where to; `root`/report if None. Files of an earlier report are replaced.
+
+    Raises:
+        InputError: if there are no runs, or `out` cannot be written.
+    """
+    runs = sweep.load(root)
+    verdict = verdicts.judge(runs)
+    out = root / "report" if out is None else out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, endings in (("figures", ("png", "svg")), ("tables", ("md", "csv", "tex"))):
+            for ending in endings:  # those of runs that are not there any more
+                for old in (out / name).glob(f"*.{ending}"):
+                    old.unlink()
+        run_folder.write_json(out / "verdict.json", verdict.as_dict(), durable=False)
+        figures = charts.save_all(runs, out / "figures")
+        written = tables.save_all(runs, out / "tables") if runs.groups else []
+        grids = [p for p in figures if p.suffix == ".svg" and p.stem in charts.GRIDS]
+        html.save(runs, verdict, out / "report.html", grids)
+    except OSError as error:
+        raise InputError(f"--out={out} cannot be written: {error}; choose another") from error
+    return Paths(out / "report.html", out / "verdict.json", tuple(figures), tuple(written), verdict)

@@ -1,0 +1,341 @@
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rich.console
+
+from experiments import degradation, live, run, slots
+from experiments.grid import Row
+from experiments.plan import REPLACED, PlannedRun, plan
+from resnet_jax import run_folder
+from resnet_jax.config import default_config
+from resnet_jax.errors import InputError
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def base(**train):
+    config = default_config()
+    config.model.depth = 8
+    config.data.name = "synthetic"
+    config.data.synthetic.image_size = 8
+    config.data.synthetic.examples = 100
+    config.train.batch_size = 16
+    config.train.steps = 6
+    config.parallel.devices = 1
+    config.log.interval = 2
+    config.log.tensorboard = False
+    config.train.update(train)
+    return config
+
+
+def rows(*seeds, **overrides):
+    return [Row(f"plain-8-seed{seed}", {"train.seed": seed, **overrides}) for seed in seeds]
+
+
+PLACES = [slots.Slot("somewhere", (), {}), slots.Slot("elsewhere", (), {})]
+
+
+def work(runs, *, retries=1):
+    return run.Sweep(runs, PLACES, retries=retries, title="test").work()
+
+
+def finish(folder, state="completed"):
+    return (
+        f"import json, pathlib; p = pathlib.Path({str(folder)!r}) / 'status.json'; "
+        f"s = json.loads(p.read_text()); s['state'] = {state!r}; s['step'] = s['steps']; "
+        "p.write_text(json.dumps(s))"
+    )
+
+
+@pytest.fixture
+def processes(monkeypatch):
+    """Replaces the runs' processes by Python one-liners; tells which runs were started."""
+    started, scripts = [], {}
+
+    def start(folder, slot, depth):
+        started.append(folder.name)
+        script = scripts.get(folder.name, finish)
+        script = script.pop(0) if isinstance(script, list) else script
+        with (folder / slots.LOG).open("ab") as log:
+            return subprocess.Popen([sys.executable, "-c", script(folder)], stderr=log)
+
+    monkeypatch.setattr(slots, "start", start)
+    return started, scripts
+
+
+def test_every_run_gets_a_folder_with_its_own_config_and_the_costliest_come_first(tmp_path):
+    grid = [Row("small", {"model.depth": 8}), Row("large", {"model.depth": 20})]
+    runs = plan(base(), grid, tmp_path / "sweep")
+    assert [(r.name, r.config.model.depth) for r in runs] == [("large", 20), ("small", 8)]
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_row_that_is_not_valid_is_named(tmp_path):
+    with pytest.raises(InputError, match="deep: config.model.depth must be 6n"):
+        plan(base(), [Row("deep", {"model.depth": 57})], tmp_path)
+    with pytest.raises(InputError, match="typo: .*model.dept"):
+        plan(base(), [Row("typo", {"model.dept": 56})], tmp_path)
+
+
+def test_a_sweep_runs_everything_once_and_nothing_when_it_is_started_again(tmp_path, processes):
+    started, _ = processes
+    assert work(plan(base(), rows(0, 1, 2), tmp_path)) == 0
+    assert sorted(started) == ["plain-8-seed0", "plain-8-seed1", "plain-8-seed2"]
+    assert work(plan(base(), rows(0, 1, 2), tmp_path)) == 0
+    assert len(started) == 3
+    assert work(plan(base(), rows(0, 1, 2, 3), tmp_path)) == 0
+    assert started[3:] == ["plain-8-seed3"]
+
+
+def test_a_diverged_run_is_a_result_and_not_tried_again(tmp_path, processes):
+    started, scripts = processes
+    scripts["plain-8-seed0"] = lambda folder: finish(folder, "diverged") + "; raise SystemExit(3)"
+    assert work(plan(base(), rows(0, 1), tmp_path)) == 0
+    assert work(plan(base(), rows(0, 1), tmp_path)) == 0
+    assert sorted(started) == ["plain-8-seed0", "plain-8-seed1"]
+
+
+def crash(folder):
+    return "raise MemoryError('no more')"
+
+
+def killed(folder):
+    return "import os; os.kill(os.getpid(), 9)"
+
+
+def test_a_run_that_crashes_is_tried_again_and_takes_no_other_with_it(tmp_path, processes):
+    started, scripts = processes
+    scripts |= {"plain-8-seed0": [crash, finish], "plain-8-seed1": [killed, killed]}
+    runs = plan(base(), rows(0, 1, 2, 3), tmp_path)
+    assert work(runs) == 1
+    states = {r.name: r.status["state"] for r in runs}
+    assert states.pop("plain-8-seed1") == "failed" and set(states.values()) == {"completed"}
+    assert started.count("plain-8-seed0") == started.count("plain-8-seed1") == 2
+    (failed,) = [r for r in runs if r.name == "plain-8-seed1"]
+    assert failed.status["reason"] == "its process was ended by signal 9"
+
+
+def test_a_run_that_is_refused_stops_the_sweep_with_its_own_words(tmp_path, processes):
+    started, scripts = processes
+    refuse = "import sys; print('error: no such data', file=sys.stderr); sys.exit(2)"
+    scripts |= {f"plain-8-seed{seed}": lambda folder: refuse for seed in range(8)}
+    with pytest.raises(InputError, match="seed. was refused: no such data"):
+        work(plan(base(), rows(*range(8)), tmp_path))
+    assert len(started) <= len(PLACES)
+
+
+def test_a_changed_config_is_refused_with_the_difference_and_force_keeps_the_old_run(
+    tmp_path, processes
+):
+    work(plan(base(), rows(0, 1), tmp_path))
+    with pytest.raises(InputError, match=r"2 run.s. .*train\.batch_size: 16 -> 32.*--force"):
+        plan(base(batch_size=32), rows(0, 1), tmp_path)
+    forced = plan(base(batch_size=32), rows(0), tmp_path, force=True)
+    assert not forced[0].is_finished
+    old = json.loads((tmp_path / REPLACED / "plain-8-seed0-1" / "config.json").read_text())
+    assert old["train"]["batch_size"] == 16
+    # What cannot change a result may change.
+    assert plan(base(eval_interval=7), rows(1), tmp_path)[0].is_finished
+
+
+def test_a_stopped_sweep_asks_its_runs_to_save_and_begins_no_others(tmp_path, processes):
+    started, scripts = processes
+    patient = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(75)); "
+        "print('ready', file=sys.stderr, flush=True); time.sleep(60)"
+    )
+    scripts |= {f"plain-8-seed{seed}": lambda folder: patient for seed in range(4)}
+    runs = plan(base(), rows(*range(4)), tmp_path)
+    sweep = run.Sweep(runs, PLACES, retries=1, title="test")
+    show = sweep.board.show
+
+    def stop_when_ready():
+        show()
+        logs = [r.folder / slots.LOG for r in runs]
+        if sum(log.is_file() and "ready" in log.read_text() for log in logs) == 2:
+            if not sweep.stopping:
+                sweep.stop(signal.SIGINT, None)
+
+    sweep.board.show = stop_when_ready
+    began = time.monotonic()
+    assert sweep.work() == 75
+    assert len(started) == 2 and time.monotonic() - began < 30
+
+
+def test_a_run_that_another_process_still_works_on_is_left_alone_until_it_ends(tmp_path, processes):
+    started, _ = processes
+    runs = plan(base(), rows(0), tmp_path)
+    run_folder_path = tmp_path / "plain-8-seed0"
+    run_folder_path.mkdir()
+    sweep = run.Sweep(runs, PLACES, retries=1, title="test")
+    with run_folder.locked(run_folder_path):
+        sweep._begin()
+        assert started == []
+    sweep._begin()
+    assert started == ["plain-8-seed0"]
+    sweep._end_all(signal.SIGKILL)
+    for _, _, process in sweep.running.values():
+        process.wait()
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    with run_folder.locked(tmp_path):
+        with pytest.raises(InputError, match=f"in use by process {os.getpid()} on"):
+            with run_folder.locked(tmp_path):
+                pass
+        assert str(os.getpid()) in run_folder.owner(tmp_path)
+    assert run_folder.owner(tmp_path) is None
+
+
+def test_each_run_on_a_cpu_has_cores_of_its_own():
+    assert [place.cores for place in slots.available(0)] == [(core,) for core in CORES]
+    (all_cores,) = slots.available(1)
+    assert sorted(all_cores.cores) == CORES
+    with pytest.raises(InputError, match=f"jobs=99 is more than the {len(CORES)} cores"):
+        slots.available(99)
+
+
+def test_gpus_are_picked_by_environment_and_may_be_shared(monkeypatch):
+    monkeypatch.setattr(slots, "_devices", lambda: ("gpu", 2))
+    picked = [place.environment["CUDA_VISIBLE_DEVICES"] for place in slots.available(0)]
+    assert picked == ["0", "1"]
+    assert len(slots.available(5)) == 5
+
+
+def test_a_process_is_pinned_to_its_slots_cores(tmp_path):
+    code = "import os; print(sorted(os.sched_getaffinity(0)))"
+    slot = slots.Slot("last", (CORES[-1],), {})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        **slots.placement(slot, depth=8),
+    )
+    assert json.loads(done.stdout) == [CORES[-1]]
+
+
+def test_what_the_user_has_set_is_left_alone(monkeypatch):
+    slot = slots.Slot("first", (CORES[0],), {})
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    assert slots.placement(slot, depth=110)["env"]["XLA_FLAGS"].endswith("passes=fusion")
+    assert "XLA_FLAGS" not in slots.placement(slot, depth=20)["env"]
+    assert slots.placement(slot, depth=20)["env"]["JAX_COMPILATION_CACHE_DIR"] == "mine"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_some=flag")
+    assert slots.placement(slot, depth=110)["env"]["XLA_FLAGS"] == "--xla_some=flag"
+
+
+def test_the_board_estimates_the_time_left_from_the_work_done(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    runs = plan(base(), rows(0, 1), tmp_path)
+    board = live.Board("test", runs)
+    assert np.isnan(board.seconds_left())
+    runs[0].folder.mkdir()
+    running = {"state": "running", "step": 3, "steps": 6, "train_error": 12.5}
+    running["images_per_second"] = 8.0
+    run_folder.write_json(runs[0].folder / "status.json", running)
+    clock[0] = 110.0  # a quarter of all steps in ten seconds
+    assert board.seconds_left() == pytest.approx(30)
+    console = rich.console.Console(width=120, record=True, file=open(os.devnull, "w"))
+    with console.file:
+        console.print(board._table())
+        text = console.export_text()
+    assert "0 of 2 runs finished, about 0 min 30 s left" in text
+    row = next(line for line in text.splitlines() if runs[0].name in line)
+    # 3 steps of 16 images at 8 a second.
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        runs[0].name, "running", "3/6", "12.5", "8", "0 min 06 s",
+    ]  # fmt: skip
+
+
+def test_the_degradation_grids_twins_differ_in_the_shortcuts_alone():
+    grid = degradation.rows(depths=(20, 110), families=("plain", "residual"), seeds=(0, 1))
+    assert len({row.name for row in grid}) == 8
+    by_name = {row.name: dict(row.overrides) for row in grid}
+    for depth in (20, 110):
+        plain, residual = by_name[f"plain-{depth}-seed1"], by_name[f"ResNet-{depth}-seed1"]
+        assert plain.pop("model.residual") is False and residual.pop("model.residual") is True
+        assert plain == residual
+
+
+def sweep_command(workdir, *more):
+    return [
+        sys.executable, "-m", "experiments.degradation", f"--workdir={workdir}",
+        f"--config={ROOT / 'configs' / 'digits.py'}", "--depths=8", "--seeds=0,1",
+        "--config.train.steps=30", "--config.train.eval_interval=10", "--config.log.interval=5",
+        "--config.train.checkpoint_interval=5", "--config.parallel.devices=1",
+        "--config.optimizer.milestones=(15,25)", *more,
+    ]  # fmt: skip
+
+
+def results(workdir):
+    return {
+        folder.name: (
+            json.loads((folder / "evaluation.json").read_text()),
+            (folder / "metrics.jsonl").read_text(),
+        )
+        for folder in workdir.glob("*-seed*")
+    }
+
+
+def test_a_sweep_whose_runner_and_runs_are_killed_ends_with_the_same_numbers(tmp_path):
+    quiet = {"cwd": ROOT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(sweep_command(tmp_path / "whole"), check=True, **quiet)
+    dice = random.Random(0)
+    for kill in range(5):
+        process = subprocess.Popen(sweep_command(tmp_path / "killed"), **quiet)
+        time.sleep(dice.uniform(4, 12))
+        if kill % 2:  # one of the runs first, and the runner a little later
+            victims = subprocess.run(
+                ["pgrep", "-f", f"main --workdir={tmp_path / 'killed'}"],
+                capture_output=True, text=True,
+            ).stdout.split()  # fmt: skip
+            if victims:
+                os.kill(int(dice.choice(victims)), signal.SIGKILL)
+            time.sleep(dice.uniform(0, 2))
+        process.kill()
+        process.wait()
+    subprocess.run(sweep_command(tmp_path / "killed"), check=True, **quiet)
+    expected = results(tmp_path / "whole")
+    assert len(expected) == 4
+    assert results(tmp_path / "killed") == expected
+
+
+def test_a_dry_run_prints_parameters_multiply_adds_and_time_and_starts_nothing(tmp_path):
+    done = subprocess.run(
+        sweep_command(tmp_path / "sweep", "--dry-run", "--seeds=0", "--families=residual"),
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "sweep").exists()
+    row = next(line for line in done.stdout.splitlines() if "ResNet-8-seed0" in line)
+    # Option A at depth 8 with one channel; 8x8 images, halved twice (He 2015, Sec. 4.2).
+    parameters = 9 * 16 + 2 * 9 * (16**2 + 32**2 + 64**2) - 9 * (16 * 32 + 32 * 64)
+    parameters += 2 * (16 * 3 + 32 * 2 + 64 * 2) + 650
+    assert f"{parameters:,}" in row
+    assert "min" in row and "queued" in row
+
+
+def test_a_family_that_does_not_exist_is_refused(tmp_path):
+    done = subprocess.run(
+        sweep_command(tmp_path / "sweep", "--families=plane"),
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: --families must be plain, residual or both, got 'plane'\n"
+
+
+def test_a_planned_run_without_a_folder_is_queued(tmp_path):
+    (planned,) = plan(base(), rows(0), tmp_path)
+    assert isinstance(planned, PlannedRun)
+    assert planned.status == {"state": "queued", "step": 0, "steps": 6}
