@@ -85,7 +85,7 @@ def dropout_keys(key: jax.Array, examples: jax.Array) -> jax.Array:
 
 
 def progress_at(step: jax.Array, steps: int) -> jax.Array:
-    """Share of a run of `steps` that is done before update `step`: 0 at its first, 1 at its last."""
+    """Share of a run that is done before update `step`: 0 at its first, 1 at its last."""
     last = max(steps - 1, 1)
     # Compiled, a division by a constant is a multiplication that may miss 1 by a rounding.
     return jnp.where(step < last, step / last, 1.0)
