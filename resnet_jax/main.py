@@ -86,7 +86,7 @@ def _evaluate() -> None:
     if _WORKDIR.value is not None:
         report = loop.evaluate(pathlib.Path(_WORKDIR.value), which=_CHECKPOINT.value)
     elif _CONFIG.value is None:
-        raise InputError("--mode=evaluate needs --workdir of a run, or a --config with weights")
+        raise InputError("--mode=evaluate needs --workdir of a run, or --config with model.weights")
     else:
         config = run_config.validate(command.read_config(_CONFIG))
         if not config.model.weights:
