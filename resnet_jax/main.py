@@ -85,12 +85,13 @@ def _evaluate() -> None:
 
     if _WORKDIR.value is not None:
         report = loop.evaluate(pathlib.Path(_WORKDIR.value), which=_CHECKPOINT.value)
-    elif _CONFIG.value is None:
-        raise InputError("--mode=evaluate needs --workdir of a run, or --config with model.weights")
     else:
-        config = run_config.validate(command.read_config(_CONFIG))
+        given = _CONFIG.value is not None
+        config = run_config.validate(command.read_config(_CONFIG) if given else {})
         if not config.model.weights:
-            raise InputError("--mode=evaluate of a --config needs config.model.weights=FILE")
+            raise InputError(
+                "--mode=evaluate needs --workdir of a trained run, or --config with model.weights"
+            )
         report = loop.evaluate_weights(config)
     terminal.print_evaluation(report)
 
