@@ -18,6 +18,9 @@ from resnet_jax import run_folder
 from resnet_jax.config import default_config
 from resnet_jax.errors import InputError
 
+# Other tests have started JAX in this process, which then warns of forks; the runner never does.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CORES = sorted(os.sched_getaffinity(0))
 
