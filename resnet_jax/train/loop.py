@@ -1,7 +1,9 @@
 """One run from start to end: the order of operations, and nothing that computes."""
 
 import logging
+import math
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,9 @@ from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
 
 LOG = logging.getLogger(__name__)
+
+# A running run says how far it is no more often than this: rewriting a file is not free.
+STATUS_SECONDS = 1.0
 
 
 def train(
@@ -97,6 +102,7 @@ class Attempt:
             show=self.config.log.progress,
         )
         self.train_error = float("nan")
+        self.last_told = -math.inf
 
     def _describe(self) -> None:
         run_folder.write_text(self.workdir / run_folder.CONFIG, to_json(self.config))
@@ -161,7 +167,8 @@ class Attempt:
         self.train_error = values["error"]
         self.writer.write(step, "train", values)
         self.progress.update(step, values)
-        self._status(run_folder.RUNNING, step)
+        if time.monotonic() - self.last_told > STATUS_SECONDS:
+            self._status(run_folder.RUNNING, step)
         return int(state.first_nonfinite_step)
 
     def _look_and_save(self, step: int, last: bool) -> None:
@@ -207,6 +214,7 @@ class Attempt:
             "updated": run_folder.now(),
             **more,
         }
+        self.last_told = time.monotonic()
         path = self.workdir / run_folder.STATUS
         run_folder.write_json(path, status, durable=state != run_folder.RUNNING)
         return status
