@@ -23,9 +23,10 @@ import os
 import pathlib
 import socket
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 from resnet_jax.errors import InputError
+from resnet_jax.files import replacing
 
 CONFIG = "config.json"
 PARAMETERS = "parameters.txt"
@@ -57,33 +58,13 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-@contextlib.contextmanager
-def replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file to write that takes its place in one step, and only if nothing went wrong.
-
-    Args:
-        path: where it will stand.
-        durable: wait until it is on the disk; not worth it for what is soon replaced again.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            yield file
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def write_text(path: pathlib.Path, text: str, *, durable: bool = True) -> None:
     """Replaces a file in one step, so that a reader sees the old or the new one.
 
     Args:
         path: the file.
         text: all of it.
-        durable: as in `replacing`.
+        durable: as in `files.replacing`.
     """
     with replacing(path, durable=durable) as file:
         file.write(text.encode())

@@ -7,15 +7,16 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "resnet_jax"
-BASE = {"errors", "config", "run_folder", "terminal"}
+BASE = {"errors", "files", "config", "run_folder", "terminal"}
 # Which parts of the package each part may import, beside itself.
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
-    "run_folder": {"errors"},
+    "files": set(),
+    "run_folder": {"errors", "files"},
     "terminal": {"run_folder"},
     "parallel": {"config", "errors"},
-    "data": {"config", "errors"},
+    "data": {"config", "errors", "files"},
     "models": {"config", "errors"},
     "metrics": {"run_folder", "errors"},
     "train": {"data", "models", "metrics", "parallel"} | BASE,

@@ -5,7 +5,6 @@ import hashlib
 import logging
 import pathlib
 import re
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import sklearn.datasets
 
 from resnet_jax.config import DataConfig, SyntheticConfig
 from resnet_jax.errors import InputError
+from resnet_jax.files import replacing
 
 if TYPE_CHECKING:
     from resnet_jax.data.tfds_source import PreparedDataset
@@ -202,9 +202,8 @@ def _decoded(source: "PreparedDataset", split: str) -> Split:
     images, labels, ids = source.read(split)
     try:
         cache.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cache.parent, suffix=".tmp", delete=False) as file:
+        with replacing(cache) as file:
             np.savez(file, images=images, labels=labels, ids=ids)
-        pathlib.Path(file.name).replace(cache)
     except OSError as error:
         LOG.info("decoded images are not cached: %s", error)
     return Split(images, labels, ids)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from resnet_jax import run_folder
+from resnet_jax.files import replacing
 from resnet_jax.metrics import accumulate, classification
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
@@ -86,7 +87,7 @@ def final_report(
     }
     if workdir:
         arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
-        with run_folder.replacing(workdir / run_folder.PREDICTIONS) as file:
+        with replacing(workdir / run_folder.PREDICTIONS) as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         run_folder.write_json(workdir / run_folder.EVALUATION, report)
     return report

@@ -1,0 +1,27 @@
+"""Files that are there whole or not at all."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file to write that takes its place in one step, and only if nothing went wrong.
+
+    Args:
+        path: where it will stand.
+        durable: wait until it is on the disk; not worth it for what is soon replaced again.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
