@@ -13,7 +13,7 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test lint types pytest lock clean
 
 demo: $(VENV)/.runtime
-	$(VENV)/bin/python -m experiments.demo --depths=20 --seeds=0
+	$(VENV)/bin/python -m experiments.demo
 
 test: lint types pytest
 

@@ -18,10 +18,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.crop_padding = 1
     config.data.flip = False  # a mirrored digit is another sign
     config.optimizer.learning_rate = 0.01
-    config.optimizer.milestones = (100, 125)
-    config.train.steps = 150
-    config.train.eval_interval = 25
+    config.optimizer.milestones = (80, 100)
+    config.train.steps = 120
+    config.train.eval_interval = 40
     config.train.eval_batch_size = 180
-    config.train.checkpoint_interval = 50
+    config.train.checkpoint_interval = 40
     config.log.interval = 5
     return config
