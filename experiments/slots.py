@@ -20,6 +20,19 @@ LOG = "log.txt"
 # with the square of the depth; without fusion depth 56 runs twice as fast, 20 a tenth slower.
 FUSION_HURTS_FROM = 44
 
+# XLA:CPU asks for its scratch memory anew at each step, and the kernel's filling it with pages of
+# 4 KiB costs as much as the arithmetic: huge pages, and no memory given back between steps. glibc
+# passes over what it does not know, other allocators over all of it.
+KEEP_MEMORY = ":".join(
+    f"glibc.malloc.{name}={value}"
+    for name, value in {
+        "hugetlb": 1,
+        "mmap_threshold": 2**34,
+        "trim_threshold": 2**34,
+        "top_pad": 2**28,
+    }.items()
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
@@ -89,6 +102,8 @@ def _defaults(slot: Slot, depth: int) -> dict[str, str]:
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     cache = home / "resnet_jax" / f"compiled-{socket.gethostname()}"
     defaults = {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    if slot.cores:
+        defaults["GLIBC_TUNABLES"] = KEEP_MEMORY
     if slot.cores and depth >= FUSION_HURTS_FROM:
         defaults["XLA_FLAGS"] = "--xla_disable_hlo_passes=fusion"
     return defaults

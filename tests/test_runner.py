@@ -235,6 +235,10 @@ def test_what_the_user_has_set_is_left_alone(monkeypatch):
     assert slots.placement(slot, depth=20)["env"]["JAX_COMPILATION_CACHE_DIR"] == "mine"
     monkeypatch.setenv("XLA_FLAGS", "--xla_some=flag")
     assert slots.placement(slot, depth=110)["env"]["XLA_FLAGS"] == "--xla_some=flag"
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    assert "hugetlb=1" in slots.placement(slot, depth=8)["env"]["GLIBC_TUNABLES"]
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    assert slots.placement(slot, depth=8)["env"]["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
 
 
 def test_the_board_estimates_the_time_left_from_the_work_done(tmp_path, monkeypatch):
