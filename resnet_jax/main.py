@@ -83,11 +83,15 @@ def _stop_on_signals() -> Callable[[], bool]:
 def _evaluate() -> None:
     from resnet_jax.train import loop
 
+    given = _CONFIG.value is not None
+    config = run_config.validate(command.read_config(_CONFIG) if given else {})
     if _WORKDIR.value is not None:
-        report = loop.evaluate(pathlib.Path(_WORKDIR.value), which=_CHECKPOINT.value)
+        report = loop.evaluate(
+            pathlib.Path(_WORKDIR.value),
+            which=_CHECKPOINT.value,
+            config=config if given else None,
+        )
     else:
-        given = _CONFIG.value is not None
-        config = run_config.validate(command.read_config(_CONFIG) if given else {})
         if not config.model.weights:
             raise InputError(
                 "--mode=evaluate needs --workdir of a trained run, or --config with model.weights"

@@ -7,6 +7,7 @@
     metrics.jsonl     one record a line: step, split, loss, error, ...
     evaluation.json   the final report on val and test
     predictions.npz   logits and labels of val and test, by example id
+    mistakes.npz      the test images that it is surest and wrong about
     checkpoints/      Orbax
     tensorboard/      event files
     .lock             held by the process that trains
@@ -35,6 +36,7 @@ STATUS = "status.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.npz"
+MISTAKES = "mistakes.npz"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"

@@ -18,7 +18,7 @@ ALLOWED = {
     "parallel": {"config", "errors"},
     "data": {"config", "errors", "files"},
     "models": {"config", "errors"},
-    "metrics": {"run_folder", "errors"},
+    "metrics": {"config", "run_folder", "errors"},
     "train": {"data", "models", "metrics", "parallel"} | BASE,
     "report": {"run_folder", "errors"},
     "command": {"config", "errors"},

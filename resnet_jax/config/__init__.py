@@ -9,6 +9,7 @@ from resnet_jax.config.check import field_names, unknown_field, validate
 from resnet_jax.config.files import default_config, differences, load_json, to_json
 from resnet_jax.config.schema import (
     DataConfig,
+    EvaluationConfig,
     LogConfig,
     ModelConfig,
     OptimizerConfig,
@@ -22,6 +23,7 @@ from resnet_jax.config.schema import (
 
 __all__ = [
     "DataConfig",
+    "EvaluationConfig",
     "LogConfig",
     "ModelConfig",
     "OptimizerConfig",

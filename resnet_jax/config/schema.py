@@ -162,6 +162,37 @@ class ParallelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """How a trained net is judged; nothing here changes the net."""
+
+    # Resamples of the bootstrap for areas under curves; 0 gives no intervals.
+    bootstrap_samples: int = _field(1_000, minimum=0, operational=True)
+    # Equal bins of the reliability diagram (Guo et al. 2017 use 15).
+    calibration_bins: int = _field(15, minimum=1, operational=True)
+    # Where the findings turn from good to warning: points of val error above training error,
+    # percent of training error, a class's recall, and expected calibration error.
+    overfitting_gap: float = _field(10.0, minimum=0, operational=True)
+    underfitting_error: float = _field(20.0, minimum=0, maximum=100, operational=True)
+    low_recall: float = _field(0.5, minimum=0, maximum=1, operational=True)
+    calibration_error: float = _field(0.05, minimum=0, maximum=1, operational=True)
+    # What one mistake costs: one number for all classes, or one for each in label order.
+    false_negative_cost: tuple[float, ...] = _field((1.0,), minimum=0, operational=True)
+    false_positive_cost: tuple[float, ...] = _field((1.0,), minimum=0, operational=True)
+    # "Be sure" asks for this precision, "find all" for this recall.
+    sure_precision: float = _field(0.95, minimum=0, maximum=1, operational=True)
+    find_recall: float = _field(0.95, minimum=0, maximum=1, operational=True)
+    # Test images kept as pictures: wrong, and surest of it.
+    mistakes: int = _field(24, minimum=0, maximum=500, operational=True)
+    # `audit.json` of these data; the error without leaked test images becomes a column.
+    audit: str = _field("", operational=True)
+
+    def costs(self, label: int) -> tuple[float, float]:
+        """Of a false negative and a false positive of a class."""
+        missed, wrong = self.false_negative_cost, self.false_positive_cost
+        return missed[label % len(missed)], wrong[label % len(wrong)]
+
+
+@dataclasses.dataclass(frozen=True)
 class LogConfig:
     """What a run says while it trains."""
 
@@ -179,6 +210,7 @@ class RunConfig:
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
 
 

@@ -59,6 +59,7 @@ class Dataset:
     train: Split
     val: Split
     test: Split
+    positive: int | None = None
 
     @property
     def splits(self) -> dict[str, Split]:

@@ -1,13 +1,10 @@
 """Evaluation of a whole split by one compiled program, each example exactly once."""
 
-import pathlib
 from typing import Any
 
 import numpy as np
 
-from resnet_jax import run_folder
-from resnet_jax.files import replacing
-from resnet_jax.metrics import accumulate, classification
+from resnet_jax.metrics import accumulate
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
 from resnet_jax.train.step import evaluation_program
@@ -59,35 +56,3 @@ class Evaluator:
             "labels": resident.arrays["labels"][start : start + size],
             "ids": self.experiment.ids[split],
         }
-
-
-def final_report(
-    evaluator: Evaluator, state: TrainState, workdir: pathlib.Path | None, step: int
-) -> dict[str, Any]:
-    """Measures val and test for good, and writes `evaluation.json` and `predictions.npz`.
-
-    Args:
-        evaluator: of the experiment.
-        state: replicated over the devices.
-        workdir: the run's folder, or None to write nothing.
-        step: that the state belongs to.
-
-    Returns:
-        What `evaluation.json` holds: the step, and a report for each split that is not empty.
-    """
-    experiment = evaluator.experiment
-    splits = [name for name in ("val", "test") if experiment.resident.sizes[name]]
-    predictions = {name: evaluator.predictions(state, name) for name in splits}
-    report = {
-        "step": step,
-        "splits": {
-            name: classification.report(p["logits"], p["labels"], experiment.class_names)
-            for name, p in predictions.items()
-        },
-    }
-    if workdir:
-        arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
-        with replacing(workdir / run_folder.PREDICTIONS) as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        run_folder.write_json(workdir / run_folder.EVALUATION, report)
-    return report

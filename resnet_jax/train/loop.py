@@ -18,7 +18,8 @@ from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
 from resnet_jax.train import optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
-from resnet_jax.train.evaluator import Evaluator, final_report
+from resnet_jax.train.evaluator import Evaluator
+from resnet_jax.train.final import final_report
 from resnet_jax.train.progress import TrainingProgress
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
@@ -198,10 +199,11 @@ class Attempt:
         return errors.get("val")
 
     def _final_report(self) -> dict[str, Any]:
-        final_report(self.evaluator, self.state, self.workdir, self.config.train.steps)
+        steps = self.config.train.steps
+        final_report(self.evaluator, self.state, self.workdir, steps, self.train_error)
         limit = self.config.train.not_converged_error
         verdict = "converged" if self.train_error <= limit else "not_converged"
-        return self._status(run_folder.COMPLETED, self.config.train.steps, verdict=verdict)
+        return self._status(run_folder.COMPLETED, steps, verdict=verdict)
 
     def _status(self, state: str, step: int, **more: Any) -> dict[str, Any]:
         status = {
@@ -235,20 +237,25 @@ def restored(
     return experiment.devices.replicate(state), step or 0
 
 
-def evaluate(workdir: pathlib.Path, *, which: str = "last") -> dict[str, Any]:
+def evaluate(
+    workdir: pathlib.Path, *, which: str = "last", config: RunConfig | None = None
+) -> dict[str, Any]:
     """Measures a trained run again on val and test, and rewrites its evaluation.
 
     Args:
         workdir: a run's folder.
         which: 'last' checkpoint, or 'best' on val.
+        config: the run's own but for operational fields, e.g. costs; as it was trained if None.
 
     Returns:
-        As `evaluator.final_report`.
+        As `final.final_report`.
 
     Raises:
-        InputError: if the folder is no run's, or has no checkpoint.
+        InputError: if the folder is no run's, has no checkpoint, or is of another config.
     """
-    config = load_json(workdir / run_folder.CONFIG)
+    if config is None:
+        config = load_json(workdir / run_folder.CONFIG)
+    _require_same(config, workdir)
     folder = workdir / run_folder.CHECKPOINTS
     if not folder.is_dir():
         raise InputError(f"--workdir={workdir} has no checkpoints yet; train it first")
@@ -258,11 +265,18 @@ def evaluate(workdir: pathlib.Path, *, which: str = "last") -> dict[str, Any]:
         raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
     experiment = Experiment.prepare(config)
     state, step = restored(experiment, checkpoints, step)
-    return final_report(Evaluator(experiment), state, workdir, step)
+    return final_report(Evaluator(experiment), state, workdir, step, _train_error(workdir, step))
+
+
+def _train_error(workdir: pathlib.Path, step: int) -> float:
+    """As logged at a step; NaN if nothing was."""
+    records = run_folder.read_records(workdir / run_folder.METRICS)
+    errors = [r["error"] for r in records if (r["split"], r["step"]) == ("train", step)]
+    return math.nan if not errors or errors[-1] is None else float(errors[-1])
 
 
 def evaluate_weights(config: RunConfig) -> dict[str, Any]:
     """Measures the weights file named in the config on val and test; writes nothing."""
     experiment = Experiment.prepare(config)
     state = experiment.devices.replicate(experiment.state)
-    return final_report(Evaluator(experiment), state, None, 0)
+    return final_report(Evaluator(experiment), state, None, 0, math.nan)

@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from resnet_jax.config import RunConfig, resolve_steps_per_call
+from resnet_jax import run_folder
+from resnet_jax.config import EvaluationConfig, RunConfig, resolve_steps_per_call
 from resnet_jax.data import datasets
 from resnet_jax.data.pipeline import Resident
 from resnet_jax.errors import InputError
@@ -31,7 +32,10 @@ class Experiment:
         devices: that it is mapped over.
         dataset: what identifies it.
         class_names: of the data set, in label order.
+        positive: label of the class that binary data ask for; None if there is none.
         ids: the example ids of each split.
+        leaked: ids of test images with a duplicate in train or val, by the configured audit; None
+            without one.
         resident: where each split lies in `arrays`.
         arrays: images, labels, normalisation and the seed, copied to every device.
         model: the net, as a pure function.
@@ -45,7 +49,9 @@ class Experiment:
     devices: DeviceMap
     dataset: dict[str, Any]
     class_names: tuple[str, ...]
+    positive: int | None
     ids: dict[str, np.ndarray]
+    leaked: frozenset[str] | None
     resident: Resident
     arrays: dict[str, jax.Array]
     apply: registry.Apply
@@ -77,6 +83,9 @@ class Experiment:
                 f"config.train.batch_size={config.train.batch_size} is larger than the training "
                 f"split of {dataset.name} ({len(dataset.train)} images); use a smaller batch"
             )
+        check_costs(config.evaluation, dataset.num_classes)
+        described = dataset.describe()
+        leaked = leaked_ids(config.evaluation.audit, described)
         model = registry.build(
             config.model,
             channels=dataset.image_shape[-1],
@@ -93,9 +102,11 @@ class Experiment:
         return cls(
             config=config,
             devices=devices,
-            dataset=dataset.describe(),
+            dataset=described,
             class_names=dataset.class_names,
+            positive=dataset.positive,
             ids={name: split.ids for name, split in dataset.splits.items()},
+            leaked=leaked,
             resident=resident,
             # The seed is an argument, not a constant, so that all seeds share one program.
             arrays=devices.replicate({**resident.arrays, "seed": np.uint32(config.train.seed)}),
@@ -110,6 +121,41 @@ class Experiment:
                 donate=(0,),
             ),
         )
+
+
+def check_costs(settings: EvaluationConfig, classes: int) -> None:
+    """Costs are one number for all classes, or one for each.
+
+    Raises:
+        InputError: if they are another number of numbers.
+    """
+    for name in ("false_negative_cost", "false_positive_cost"):
+        given = getattr(settings, name)
+        if len(given) not in (1, classes):
+            raise InputError(
+                f"config.evaluation.{name} has {len(given)} numbers; give one for all classes, or "
+                f"{classes}, one for each"
+            )
+
+
+def leaked_ids(path: str, dataset: dict[str, Any]) -> frozenset[str] | None:
+    """Test ids with a duplicate in train or val, from the audit at `path`; None if it is "".
+
+    Raises:
+        InputError: if there is no audit, or it is of other images.
+    """
+    if not path:
+        return None
+    audit = run_folder.read_json(pathlib.Path(path).expanduser())
+    field = f"config.evaluation.audit={path!r}"
+    how = "make one with python -m resnet_jax.data.audit"
+    try:
+        audited, ids = audit["dataset"]["sha256"], frozenset(map(str, audit["test_duplicates"]))
+    except (TypeError, KeyError):
+        raise InputError(f"{field} is not an audit; {how}") from None
+    if audited != dataset["sha256"]:
+        raise InputError(f"{field} is of other images or splits than {dataset['name']}; {how}")
+    return ids
 
 
 def _describe(config: RunConfig, dataset: datasets.Dataset) -> str:

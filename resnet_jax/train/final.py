@@ -1,0 +1,117 @@
+"""The final report on a trained net: measured on val and test, judged, and written."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from resnet_jax import run_folder
+from resnet_jax.config import EvaluationConfig
+from resnet_jax.files import replacing
+from resnet_jax.metrics import classification, findings, thresholds
+from resnet_jax.train.evaluator import Evaluator
+from resnet_jax.train.setup import Experiment
+from resnet_jax.train.state import TrainState
+
+Predictions = dict[str, dict[str, np.ndarray]]
+
+
+def final_report(
+    evaluator: Evaluator,
+    state: TrainState,
+    workdir: pathlib.Path | None,
+    step: int,
+    train_error: float,
+) -> dict[str, Any]:
+    """Measures val and test for good.
+
+    Args:
+        evaluator: of the experiment.
+        state: replicated over the devices.
+        workdir: the run's folder, where `evaluation.json`, `predictions.npz` and `mistakes.npz` are
+            written; None writes nothing.
+        step: that the state belongs to.
+        train_error: percent, over the last log window; NaN if not known.
+
+    Returns:
+        What `evaluation.json` holds: step, train_error, settings, a report for each split that is
+        not empty (see `classification.report`), operating_points (see `thresholds`; none without
+        val) and findings.
+    """
+    experiment = evaluator.experiment
+    splits = [name for name in ("val", "test") if experiment.resident.sizes[name]]
+    predictions = {name: evaluator.predictions(state, name) for name in splits}
+    report = _judged(experiment, predictions) | {"step": step, "train_error": train_error}
+    report["findings"] = findings.judge(report["splits"], train_error, experiment.config.evaluation)
+    if workdir:
+        _save(workdir, experiment, predictions)
+        run_folder.write_json(workdir / run_folder.EVALUATION, report)
+    return report
+
+
+def _judged(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
+    settings, names = experiment.config.evaluation, experiment.class_names
+    reports = {
+        split: classification.report(
+            found["logits"], found["labels"], names, settings, positive=experiment.positive
+        )
+        for split, found in predictions.items()
+    }
+    if experiment.leaked is not None:
+        reports["test"]["deduplicated"] = _deduplicated(experiment, predictions["test"])
+    points = []
+    if "val" in predictions:
+        val, test = (
+            (scipy.special.softmax(p["logits"].astype(np.float64), -1), p["labels"])
+            for p in (predictions["val"], predictions["test"])
+        )
+        points = thresholds.operating_points(
+            val, test, names, settings, positive=experiment.positive
+        )
+    return {
+        "settings": dataclasses.asdict(settings),
+        "splits": reports,
+        "operating_points": points,
+    }
+
+
+def _deduplicated(experiment: Experiment, test: dict[str, np.ndarray]) -> dict[str, Any]:
+    kept = ~np.isin(test["ids"], sorted(experiment.leaked or ()))
+    report = classification.report(
+        test["logits"],
+        test["labels"],
+        experiment.class_names,
+        EvaluationConfig(bootstrap_samples=0),
+        mask=kept,
+    )
+    wanted = ("examples", "error", "error_interval")
+    return {"removed": int((~kept).sum())} | {name: report[name] for name in wanted}
+
+
+def _save(workdir: pathlib.Path, experiment: Experiment, predictions: Predictions) -> None:
+    arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
+    with replacing(workdir / run_folder.PREDICTIONS) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    with replacing(workdir / run_folder.MISTAKES) as file:
+        np.savez_compressed(file, **_mistakes(experiment, predictions["test"]))  # type: ignore[arg-type]
+
+
+def _mistakes(experiment: Experiment, test: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The test images with the highest loss among the wrong ones, worst first."""
+    likelihoods = scipy.special.log_softmax(test["logits"].astype(np.float64), -1)
+    rows = np.arange(len(test["labels"]))
+    predicted = test["logits"].argmax(-1)
+    loss = -likelihoods[rows, test["labels"]]
+    wrong = np.flatnonzero(predicted != test["labels"])
+    worst = wrong[np.argsort(-loss[wrong], kind="stable")][: experiment.config.evaluation.mistakes]
+    start = experiment.resident.starts["test"]
+    return {
+        "images": experiment.resident.arrays["images"][start + worst],
+        "labels": test["labels"][worst],
+        "predicted": predicted[worst],
+        "probability_predicted": np.exp(likelihoods[worst, predicted[worst]]),
+        "probability_true": np.exp(likelihoods[worst, test["labels"][worst]]),
+        "ids": test["ids"][worst],
+    }
