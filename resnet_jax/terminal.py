@@ -9,9 +9,11 @@ import absl.logging
 import rich.console
 import rich.logging
 import rich.table
+import rich.text
 
 from resnet_jax import run_folder
 
+SIGNS = {"good": ("+", "green"), "warning": ("!", "yellow"), "bad": ("x", "red")}
 CONSOLE = rich.console.Console(stderr=True)
 
 
@@ -42,16 +44,18 @@ def print_outcome(workdir: pathlib.Path, status: dict[str, Any]) -> None:
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """Prints the report of `evaluation.json`: totals, then classes on the test split."""
+    """Prints the report of `evaluation.json`: totals, classes on the test split, and findings."""
     totals = rich.table.Table(title=f"after step {evaluation['step']}")
-    for heading in ("split", "examples", "error %", "accuracy", "loss"):
+    for heading in ("split", "examples", "error %", "95 % interval", "majority error %", "loss"):
         totals.add_column(heading, justify="left" if heading == "split" else "right")
     for split, values in evaluation["splits"].items():
+        low, high = values["error_interval"]
         totals.add_row(
             split,
             str(values["examples"]),
             f"{values['error']:.2f}",
-            f"{values['accuracy']:.4f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{100 * (1 - values['baseline']['accuracy']):.2f}",
             f"{values['loss']:.4f}",
         )
     classes = rich.table.Table(title="classes on test")
@@ -59,8 +63,15 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
         classes.add_column(heading, justify="left" if heading == "class" else "right")
     for row in evaluation["splits"]["test"]["per_class"]:
         shares = (row[key] for key in ("precision", "recall", "f1"))
-        cells = ["-" if x is None or math.isnan(x) else f"{x:.3f}" for x in shares]
-        classes.add_row(row["class"], *cells, str(row["support"]))
+        classes.add_row(row["class"], *map(_share, shares), str(row["support"]))
     console = rich.console.Console()
     console.print(totals)
     console.print(classes)
+    for finding in evaluation["findings"]:
+        sign, colour = SIGNS[finding["level"]]
+        head = rich.text.Text(f"{sign} {finding['subject']}. ", style=colour)
+        console.print(head.append(finding["text"], style="default"))
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.3f}"

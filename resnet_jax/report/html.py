@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html
 import json
 import os
 import pathlib
@@ -11,12 +10,14 @@ from collections.abc import Sequence
 
 from plotly.offline import get_plotlyjs
 
-from resnet_jax.report import figures, groups, payload, tables
+from resnet_jax.report import evaluation_page, figures, groups, payload, tables
+from resnet_jax.report.markup import escape
 from resnet_jax.report.records import Run, printable
 from resnet_jax.report.sweep import Sweep
 from resnet_jax.report.tables import Table
 from resnet_jax.report.verdict import FamilyVerdict, Verdict
 
+SCRIPTS = ("page.js", "curves.js", "evaluation.js", "start.js")
 PAGE = pathlib.Path(__file__).parent / "page"
 
 
@@ -45,20 +46,23 @@ def render(
     Only the scripts whose hashes its head names can run, and nothing can be requested from
     anywhere: a name that slipped through the escaping could not do harm either.
     """
-    scripts = [get_plotlyjs(), (PAGE / "script.js").read_text(encoding="utf-8")]
+    own = [(PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    scripts = [get_plotlyjs(), *own]
     style = (PAGE / "style.css").read_text(encoding="utf-8")
     title = f"Report on {printable(sweep.root.resolve().name)}"
     sections = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="quiet">{escape(_origin(sweep))}</p>',
         _verdict(verdict),
+        evaluation_page.findings(sweep),
         _curves(sweep),
         _depths(sweep),
         _pictures(pictures),
         _table(tables.against_published(sweep)) if sweep.groups else "",
         _table(tables.by_label(sweep)) if sweep.groups else "",
         _table(tables.by_run(sweep), _links(sweep.runs, folder)) if sweep.groups else "",
-        _classes(sweep),
+        evaluation_page.details(sweep),
+        evaluation_page.albums(sweep),
         _left_out(sweep, folder),
         _details(sweep),
     ]
@@ -80,11 +84,6 @@ def render(
             "",
         ]
     )
-
-
-def escape(text: str) -> str:
-    """Text that stands for itself in HTML, between tags and in quoted attributes."""
-    return html.escape(printable(text), quote=True)
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -127,7 +126,8 @@ def _verdict(verdict: Verdict) -> str:
 def _card(family: FamilyVerdict) -> str:
     head, _, rest = family.text.partition(". ")
     kind = "card observed" if family.degradation == "observed" else "card"
-    return f'<div class="{kind}"><strong>{escape(head)}.</strong><p>{escape(rest)}</p></div>'
+    head = escape(head.rstrip("."))
+    return f'<div class="{kind}"><strong>{head}.</strong><p>{escape(rest)}</p></div>'
 
 
 def _curves(sweep: Sweep) -> str:
@@ -215,22 +215,6 @@ def _links(runs: Sequence[Run], folder: pathlib.Path) -> list[str]:
     """Addresses of the runs' folders relative to the report; odd bytes in names stay themselves."""
     paths = (os.path.relpath(run.folder.resolve(), folder.resolve()) for run in runs)
     return [f"./{urllib.parse.quote(os.fsencode(path))}/" for path in paths]
-
-
-def _classes(sweep: Sweep) -> str:
-    runs = [*sweep.runs, *sweep.unfinished]
-    if not any(payload.splits(run) for run in runs):
-        return ""
-    heads = "".join(
-        f'<th class="number">{name}</th>' for name in ("precision", "recall", "F1", "images")
-    )
-    return (
-        '<section><h2>By class</h2><div class="controls"><label>run '
-        '<select id="class-run"></select></label></div><div class="panels"><div class="scroll">'
-        f'<table id="classes"><thead><tr><th>class</th>{heads}</tr></thead><tbody></tbody></table>'
-        '</div><div class="plot square" id="confusion"></div></div>'
-        '<p class="quiet">One run, so n = 1. Colour: share of the true class.</p></section>'
-    )
 
 
 def _left_out(sweep: Sweep, folder: pathlib.Path) -> str:

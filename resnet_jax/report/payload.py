@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from resnet_jax.report import figures, groups
+from resnet_jax.report import evaluation, figures, groups
 from resnet_jax.report.groups import Group, Split
 from resnet_jax.report.records import Run
 from resnet_jax.report.sweep import Sweep
@@ -107,27 +107,8 @@ def _run(run: Run) -> dict[str, Any]:
                 }
     return {
         **{"name": run.name, "seed": run.seed, "state": run.state, "curves": curves},
-        "splits": splits(run),
+        "evaluation": evaluation.view(run.evaluation) if run.evaluation else None,
     }
-
-
-def splits(run: Run) -> dict[str, Any]:
-    """Confusion matrix and metrics by class of each evaluated split that has them."""
-    if not run.evaluation:
-        return {}
-    result = {}
-    for name, split in run.evaluation["splits"].items():
-        if split.get("per_class") and split.get("confusion_matrix"):
-            result[str(name)] = {
-                "step": run.evaluation.get("step"),
-                "classes": [str(item.get("class")) for item in split["per_class"]],
-                "rows": [
-                    [_number(item.get(key)) for key in ("precision", "recall", "f1", "support")]
-                    for item in split["per_class"]
-                ],
-                "matrix": split["confusion_matrix"],
-            }
-    return result
 
 
 def numbers(values: np.ndarray) -> list[float | None]:

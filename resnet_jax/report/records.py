@@ -12,6 +12,7 @@ import numpy as np
 
 from resnet_jax import run_folder
 from resnet_jax.errors import InputError
+from resnet_jax.report import evaluation
 
 # Fields of config.json that a report cannot do without, with their types.
 REQUIRED = {
@@ -122,6 +123,14 @@ class Run:
         steps, errors = self.curve(split, "error")
         return float(errors[-1]) if len(steps) and steps[-1] == self.steps else math.nan
 
+    @property
+    def error_without_leaks(self) -> float:
+        """Final test error (percent) on the images that an audit found no duplicate of; or NaN."""
+        if not self.evaluation or self.evaluation.get("step") != self.steps:
+            return math.nan
+        value = field(self.evaluation, "splits.test.deduplicated.error")
+        return float(value) if isinstance(value, (int, float)) else math.nan
+
 
 def printable(text: str) -> str:
     """Text with what UTF-8 cannot hold (bytes of odd file names) written as escapes."""
@@ -199,6 +208,10 @@ def _check(run: Run) -> None:
         splits = field(run.evaluation, "splits") if isinstance(run.evaluation, dict) else None
         if not isinstance(splits, dict) or not all(map(_is_report, splits.values())):
             raise InputError(f"{run_folder.EVALUATION} is damaged: a split has no error")
+        try:
+            evaluation.view(run.evaluation)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{run_folder.EVALUATION} is damaged: {error!r}") from error
 
 
 def _is_report(split: Any) -> bool:

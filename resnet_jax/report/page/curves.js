@@ -1,54 +1,9 @@
 "use strict";
+// Error and other curves over iterations, and final error over depth.
 (function () {
-  const data = JSON.parse(document.getElementById("data").textContent);
-  const $ = (id) => document.getElementById(id);
-  // Okabe and Ito's colours; on dark paper the same hues, lighter.
-  const PALETTE = {
-    light: ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"],
-    dark: ["#4DA3DB", "#F08A4B", "#2FC39A", "#E09CC4", "#F0B93A", "#8CCBF0", "#FFFFFF"],
-  };
-  const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "cross"];
-  const scheme = window.matchMedia("(prefers-color-scheme: dark)");
-  let printing = false;
-  const isDark = () => scheme.matches && !printing;
-  const colour = (group) => {
-    const palette = PALETTE[isDark() ? "dark" : "light"];
-    return palette[group.colour % palette.length];
-  };
-  const faint = (hex, alpha) =>
-    "rgba(" + [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16)).join(",") + "," + alpha + ")";
-  // Plotly reads a few HTML tags in names; here names are text.
-  const text = (s) => s.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const config = {
-    responsive: true, displaylogo: false, typesetMath: false,
-    displayModeBar: window.innerWidth < 600 ? false : "hover",
-    showSendToCloud: false, plotlyServerURL: "",  // nothing leaves this page
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
-  };
-
-  function layout(more) {
-    const dark = isDark();
-    const ink = dark ? "#e6e8eb" : "#1c1f23";
-    const line = dark ? "#353b43" : "#d8dce1";
-    const axis = {
-      gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true,
-      title: { standoff: 8 },
-    };
-    const merged = {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: ink, size: 12, family: "system-ui, sans-serif" },
-      margin: { l: 48, r: 12, t: 34, b: 44 }, hovermode: "closest",
-      hoverlabel: { namelength: -1 },
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: dark ? "#a0a7b0" : "#5b626b", activecolor: ink },
-      ...more,
-    };
-    for (const name of ["xaxis", "yaxis"]) {
-      const own = (more && more[name]) || {};
-      merged[name] = { ...axis, ...own, title: { ...axis.title, ...(own.title || {}) } };
-    }
-    return merged;
-  }
+  const { data, $, text, config, layout, colour, faint, checked } = page;
+  const seen = new Set(data.groups.map((g) => g.family + g.depth));
+  data.repeated = seen.size < data.groups.length;
 
   function smooth(values, width) {
     if (width < 1) return values;
@@ -66,8 +21,7 @@
 
   const shownGroups = new Set(data.groups.keys());
   const shownRuns = new Set(data.runs.keys());
-  const checked = (id) => $(id).checked;
-
+  
   function traces(family, metric, width) {
     const made = [];
     data.groups.forEach((group, g) => {
@@ -153,7 +107,7 @@
         const there = data.groups.filter((g) => g.family === family && g.final[split]);
         if (!there.length) continue;
         const [symbol, index, dash] = looks[family];
-        const palette = PALETTE[isDark() ? "dark" : "light"];
+        const palette = page.palette();
         made.push({
           type: "scatter", mode: there.length > 1 && !data.repeated ? "lines+markers" : "markers",
           name: family + ", " + (split === "train" ? "training" : "test"),
@@ -177,47 +131,6 @@
         title: { text: data.repeated ? "label" : "depth (layers)" },
       },
       yaxis: { title: { text: "final error (%)" }, rangemode: "tozero" },
-    }), config);
-  }
-
-  function cell(row, content, kind) {
-    const td = document.createElement(kind === "head" ? "th" : "td");
-    td.textContent = content;
-    if (kind === "number") td.className = "number";
-    row.appendChild(td);
-  }
-
-  function drawClasses() {
-    if (!$("classes")) return;
-    const [r, name] = JSON.parse($("class-run").value);
-    const split = data.runs[r].splits[name];
-    const body = $("classes").tBodies[0];
-    body.replaceChildren();
-    split.classes.forEach((label, i) => {
-      const row = body.insertRow();
-      cell(row, label, "head");
-      split.rows[i].forEach((value, j) => {
-        const shown = value === null ? "undefined" : j < 3 ? value.toFixed(3) : String(value);
-        cell(row, shown, "number");
-      });
-    });
-    const shares = split.matrix.map((row) => {
-      const sum = row.reduce((a, b) => a + b, 0);
-      return row.map((count) => (sum ? count / sum : null));
-    });
-    const names = split.classes.map(text);
-    const few = names.length <= 20;
-    Plotly.react($("confusion"), [{
-      type: "heatmap", z: shares, x: names, y: names, zmin: 0, zmax: 1,
-      text: split.matrix, texttemplate: few ? "%{text}" : "", textfont: { size: 10 },
-      hovertemplate: "true %{y}<br>predicted %{x}<br>%{text} images, %{z:.1%} of the class<extra></extra>",
-      colorscale: isDark()
-        ? [[0, "#1e2228"], [1, "#4DA3DB"]] : [[0, "#ffffff"], [1, "#0072B2"]],
-      showscale: false, xgap: 1, ygap: 1,
-    }], layout({
-      xaxis: { type: "category", title: { text: "predicted" }, tickangle: -45 },
-      yaxis: { type: "category", title: { text: "true" }, autorange: "reversed" },
-      margin: { l: 48, r: 12, t: 12, b: 44 },
     }), config);
   }
 
@@ -281,35 +194,12 @@
     });
   }
 
-  function classChoice() {
-    if (!$("classes")) return;
-    data.runs.forEach((run, r) => {
-      for (const split of Object.keys(run.splits).sort((a, b) => (a === "test" ? -1 : b === "test" ? 1 : 0))) {
-        const option = document.createElement("option");
-        option.value = JSON.stringify([r, split]);
-        option.textContent = run.name + ", " + split + ", step " + run.splits[split].step;
-        $("class-run").append(option);
-      }
-    });
-    $("class-run").addEventListener("change", drawClasses);
-  }
-
-  function draw() {
+  if ($("metric")) controls();
+  page.draws.push(() => {
     document.querySelectorAll("[data-swatch]").forEach((swatch) => {
       swatch.style.background = colour(data.groups[Number(swatch.dataset.swatch)]);
     });
     if ($("metric")) drawCurves();
     drawDepths();
-    drawClasses();
-  }
-
-  const seen = new Set(data.groups.map((g) => g.family + g.depth));
-  data.repeated = seen.size < data.groups.length;
-  if ($("metric")) controls();
-  classChoice();
-  draw();
-  scheme.addEventListener("change", draw);
-  window.addEventListener("beforeprint", () => { printing = true; draw(); });
-  window.addEventListener("afterprint", () => { printing = false; draw(); });
-  document.documentElement.dataset.ready = "yes";
+  });
 })();
