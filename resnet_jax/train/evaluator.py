@@ -1,6 +1,7 @@
 """Evaluation of a whole split by one compiled program, each example exactly once."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,20 @@ class Evaluator:
             "ids": self.experiment.ids[split],
         }
 
+    def all_predictions(self, state: TrainState) -> dict[str, dict[str, np.ndarray]]:
+        """The `predictions` of val and test, as far as they are not empty."""
+        sizes = self.experiment.resident.sizes
+        return {name: self.predictions(state, name) for name in ("val", "test") if sizes[name]}
+
+
+def save_predictions(
+    path: pathlib.Path, predictions: Mapping[str, Mapping[str, np.ndarray]]
+) -> None:
+    """Writes the predictions of each split as arrays `<split>_logits`, `_labels` and `_ids`."""
+    arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
 
 def final_report(
     evaluator: Evaluator, state: TrainState, workdir: pathlib.Path | None, step: int
@@ -76,8 +91,7 @@ def final_report(
         What `evaluation.json` holds: the step, and a report for each split that is not empty.
     """
     experiment = evaluator.experiment
-    splits = [name for name in ("val", "test") if experiment.resident.sizes[name]]
-    predictions = {name: evaluator.predictions(state, name) for name in splits}
+    predictions = evaluator.all_predictions(state)
     report = {
         "step": step,
         "splits": {
@@ -86,8 +100,6 @@ def final_report(
         },
     }
     if workdir:
-        arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
-        with replacing(workdir / run_folder.PREDICTIONS) as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        save_predictions(workdir / run_folder.PREDICTIONS, predictions)
         run_folder.write_json(workdir / run_folder.EVALUATION, report)
     return report

@@ -14,11 +14,12 @@ from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, differences, load_json, to_json
 from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.errors import InputError
+from resnet_jax.files import replacing
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
 from resnet_jax.train import optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
-from resnet_jax.train.evaluator import Evaluator, final_report
+from resnet_jax.train.evaluator import Evaluator, final_report, save_predictions
 from resnet_jax.train.progress import TrainingProgress
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
@@ -240,7 +241,8 @@ def evaluate(workdir: pathlib.Path, *, which: str = "last") -> dict[str, Any]:
 
     Args:
         workdir: a run's folder.
-        which: 'last' checkpoint, or 'best' on val.
+        which: 'last' checkpoint, or 'best' on val. 'all' is as 'last', and the predictions of
+            every kept one are written to `predictions-STEP.npz`.
 
     Returns:
         As `evaluator.final_report`.
@@ -257,8 +259,18 @@ def evaluate(workdir: pathlib.Path, *, which: str = "last") -> dict[str, Any]:
     if step is None:
         raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
     experiment = Experiment.prepare(config)
+    evaluator = Evaluator(experiment)
+    if which == "all":
+        for older in [kept for kept in checkpoints.steps if kept != step]:
+            state, _ = restored(experiment, checkpoints, older)
+            path = workdir / run_folder.predictions_of(older)
+            save_predictions(path, evaluator.all_predictions(state))
     state, step = restored(experiment, checkpoints, step)
-    return final_report(Evaluator(experiment), state, workdir, step)
+    report = final_report(evaluator, state, workdir, step)
+    if which == "all":  # the last step's under its own name too
+        with replacing(workdir / run_folder.predictions_of(step)) as file:
+            file.write((workdir / run_folder.PREDICTIONS).read_bytes())
+    return report
 
 
 def evaluate_weights(config: RunConfig) -> dict[str, Any]:
