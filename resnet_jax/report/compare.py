@@ -26,6 +26,8 @@ from resnet_jax.report.tables import NOTHING, Table, number
 RESAMPLES, BOOTSTRAP_SEED = 10_000, 0
 # 66 pairs. All pairs of more nets are a table that nobody reads, and Holm's correction eats it up.
 MOST_NETS = 12
+# Thousands of discordant images can make p smaller than a double can hold.
+LEAST_P = 1e-300
 FIXED = (
     "These tests take the trained nets as they are: they answer for these nets on new images, not "
     "for nets of other seeds; intervals over seeds are in the report's verdict."
@@ -130,13 +132,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     scaled = np.array(p_values, float)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
     adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1)
-    return adjusted.tolist()  # type: ignore[no-any-return]
+    return adjusted.tolist()
 
 
 def cells(pair: Paired, adjusted: float) -> list[str]:
     """A comparison in a table: difference, interval, only a wrong, only b wrong, p, Holm p."""
     interval = NOTHING if pair.reason else f"{pair.low:.2f} to {pair.high:.2f}"
-    p_values = [f"{p:.3g}" for p in (pair.p, adjusted)]
+    p_values = [f"{p:.3g}" if p > LEAST_P else f"< {LEAST_P:g}" for p in (pair.p, adjusted)]
     return [f"{pair.difference:+.2f}", interval, *map(str, pair.only), *p_values]
 
 
@@ -211,7 +213,7 @@ def _run(
     paths: Sequence[pathlib.Path], reference: pathlib.Path | None, out: pathlib.Path | None
 ) -> None:
     shell.check_out(out, (".json", ".csv", ".md"))
-    nets = predictions.gather(paths)
+    nets, left_out = predictions.gather(paths)
     if reference is not None:
         first = predictions.read(reference)
         others = [net for net in nets if net.path.resolve() != first.path.resolve()]
@@ -223,7 +225,7 @@ def _run(
         )
     comparisons = compare(nets, with_first=reference is not None)
     table = as_table(nets, comparisons)
-    shell.show([table])
+    shell.show([table], left_out)
     if out is not None:
         render = {".csv": tables.to_csv, ".md": tables.markdown}.get(out.suffix)
         shell.write(out, render(table) if render else as_json(nets, comparisons))

@@ -111,8 +111,8 @@ def read(path: pathlib.Path) -> Predictions:
     return Predictions(name, path, int(match[1]) if match else None, run, splits)
 
 
-def gather(paths: Sequence[pathlib.Path]) -> list[Predictions]:
-    """The predictions that a command line names, in its order.
+def gather(paths: Sequence[pathlib.Path]) -> tuple[list[Predictions], list[str]]:
+    """The predictions that a command line names, in its order, and sentences on what is left out.
 
     Args:
         paths: runs' folders, prediction files, and sweeps' folders, which stand for all their
@@ -122,15 +122,23 @@ def gather(paths: Sequence[pathlib.Path]) -> list[Predictions]:
         InputError: if one cannot be read or is there twice, or a sweep has no completed runs.
     """
     nets: list[Predictions] = []
+    told = []
     for path in paths:
+        if not path.exists():
+            raise InputError(f"{path} is not there; give a folder of a run or of many, or a file")
         if not path.is_dir() or (path / run_folder.CONFIG).is_file():
             nets.append(read(path))
             continue
-        runs = [run for group in sweep.load(path).groups for run in group.runs]
+        found = sweep.load(path)
+        runs = [run for group in found.groups for run in group.runs]
         if not runs:
             raise InputError(f"{path} holds no completed runs; give runs' folders")
         nets += [read_run(run) for run in runs]
-    return distinct(nets)
+        others = [run.name for run in found.runs + found.unfinished if run not in runs]
+        others += [item.name for item in found.excluded]
+        if others:
+            told.append(f"Left out, as the report on {path} tells: {', '.join(sorted(others))}.")
+    return distinct(nets), told
 
 
 def distinct(nets: Sequence[Predictions]) -> list[Predictions]:
@@ -195,7 +203,8 @@ def _read_file(path: pathlib.Path) -> dict[str, Scores]:
         advice = "python -m resnet_jax.main --mode=evaluate --workdir=RUN writes one"
         raise InputError(f"{path} is not there; {advice}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here: NumPy leaves the file open if it is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             names = {name.rpartition("_")[0] for name in archive.files}
             splits = {
                 split: Scores(**{key: archive[f"{split}_{key}"] for key in ARRAYS})

@@ -52,8 +52,8 @@ def write(path: pathlib.Path, content: object) -> None:
         raise InputError(f"--out={path} cannot be written: {error}; choose another") from error
 
 
-def show(shown: Iterable[Table]) -> None:
-    """Prints tables and what holds for them; in a pipe each is as wide as it needs to be."""
+def show(shown: Iterable[Table], notes: Iterable[str] = ()) -> None:
+    """Prints tables, what holds for each, and notes; in a pipe tables are as wide as they need."""
     console = rich.console.Console(highlight=False, markup=False)
     for table in shown:
         grid = rich.table.Table(title=rich.text.Text(table.title))
@@ -62,12 +62,13 @@ def show(shown: Iterable[Table]) -> None:
             grid.add_column(rich.text.Text(name), justify=kind, overflow="fold")  # type: ignore[arg-type]
         for row in table.rows:
             grid.add_row(*map(rich.text.Text, row))
-        width = console.width
         if not console.is_terminal:
             free = console.options.update(max_width=10_000)
-            width = rich.measure.Measurement.get(console, free, grid).maximum
-        console.print(grid, width=width)
+            console.width = rich.measure.Measurement.get(console, free, grid).maximum
+        console.print(grid)
         console.print(rich.text.Text(table.caption), soft_wrap=True)
+    for note in notes:
+        console.print(rich.text.Text(note), soft_wrap=True)
 
 
 def origin(nets: Sequence[Predictions]) -> dict[str, str]:

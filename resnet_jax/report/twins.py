@@ -32,24 +32,22 @@ def table(sweep: Sweep) -> Table | None:
         be used are named below the table, with the reason.
     """
     pairs = list(_pairs(sweep))
-    members = {run.name: run for pair in pairs for run in pair}
-    if not any((run.folder / run_folder.PREDICTIONS).exists() for run in members.values()):
+    if not any((run.folder / run_folder.PREDICTIONS).exists() for pair in pairs for run in pair):
         return None
-    nets: dict[str, Predictions] = {}
-    unusable: dict[str, str] = {}
-    for name, run in members.items():
-        try:
-            nets[name] = _of_the_last_step(run)
-        except InputError as error:
-            unusable[name] = str(error)
     compared = []
-    for pair in pairs:
-        if all(run.name in nets for run in pair):
+    unusable: dict[str, str] = {}
+    for pair in pairs:  # two files at a time: those of all runs can be more than fits in memory
+        nets = []
+        for run in pair:
             try:
-                (found,) = compare.compare([nets[run.name] for run in pair])
-                compared.append((pair, found.pair))
+                nets.append(_of_the_last_step(run))
             except InputError as error:
-                unusable[" and ".join(run.name for run in pair)] = str(error)
+                unusable[run.name] = str(error).replace(f"{run.folder}/", "")
+        try:
+            if len(nets) == 2:
+                compared.append((pair, compare.compare(nets)[0].pair))
+        except InputError as error:
+            unusable[" and ".join(run.name for run in pair)] = str(error)
     corrected = compare.holm([found.p for _, found in compared])
     rows = [
         (
