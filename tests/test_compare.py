@@ -68,13 +68,13 @@ def test_mcnemars_test_is_exact_and_two_sided():
 def test_two_nets_are_counted_image_by_image():
     pair = compare.paired(*masks(10, 2, 3, 85))
     assert pair.errors == (13.0, 5.0) and pair.difference == -8.0
-    assert pair.only == (10, 2) and pair.p == pytest.approx(0.03857421875)
+    assert pair.only_wrong == (10, 2) and pair.p == pytest.approx(0.03857421875)
     assert pair.low < -8 < pair.high < 0 and pair.reason == ""
 
 
 def test_without_discordant_images_p_is_1_and_there_is_no_interval_and_it_says_why():
     pair = compare.paired(*masks(0, 0, 3, 7))
-    assert (pair.p, pair.difference, pair.only) == (1.0, 0.0, (0, 0))
+    assert (pair.p, pair.difference, pair.only_wrong) == (1.0, 0.0, (0, 0))
     assert math.isnan(pair.low) and math.isnan(pair.high) and "same on every image" in pair.reason
     assert math.isnan(compare.paired(*masks(4, 0, 0, 0)).low)
 
@@ -236,7 +236,7 @@ def test_a_sweep_is_compared_in_pairs_and_written_in_three_formats(tmp_path, cap
     found = {(item["a"], item["b"]): item for item in told["comparisons"]}
     assert len(found) == 8 * 7 / 2
     pair = found["plain-8-seed0", "ResNet-14-seed1"]
-    assert pair["p"] == pytest.approx(0.03857421875) and pair["only"] == [10, 2]
+    assert pair["p"] == pytest.approx(0.03857421875) and pair["only_wrong"] == [10, 2]
     assert pair["holm_p"] == pytest.approx(min(1, 28 * 0.03857421875))
     same = found["plain-8-seed0", "plain-8-seed1"]
     assert same["low"] is None and "same on every image" in same["reason"] and same["p"] == 1

@@ -48,7 +48,7 @@ class Paired:
         examples: how many images.
         errors: of a and b, in percent.
         difference: b's error minus a's, in percentage points.
-        only: how many images only a gets wrong, and only b (McNemar's discordant counts).
+        only_wrong: how many images only a gets wrong, and only b (McNemar's discordant counts).
         p: of McNemar's exact two-sided test. It is 1 where nothing is discordant: the one outcome
             that is then possible has probability 1, and so the pair still counts in Holm's number
             of tests.
@@ -60,7 +60,7 @@ class Paired:
     examples: int
     errors: tuple[float, float]
     difference: float
-    only: tuple[int, int]
+    only_wrong: tuple[int, int]
     p: float
     low: float
     high: float
@@ -90,7 +90,7 @@ def paired(a: np.ndarray, b: np.ndarray) -> Paired:
         examples=examples,
         errors=(100 * float(a.mean()), 100 * float(b.mean())),
         difference=100 * (only_b - only_a) / examples,
-        only=(only_a, only_b),
+        only_wrong=(only_a, only_b),
         p=mcnemar(only_a, only_b),
         low=low,
         high=high,
@@ -139,7 +139,7 @@ def cells(pair: Paired, adjusted: float) -> list[str]:
     """A comparison in a table: difference, interval, only a wrong, only b wrong, p, Holm p."""
     interval = NOTHING if pair.reason else f"{pair.low:.2f} to {pair.high:.2f}"
     p_values = [f"{p:.3g}" if p > LEAST_P else f"< {LEAST_P:g}" for p in (pair.p, adjusted)]
-    return [f"{pair.difference:+.2f}", interval, *map(str, pair.only), *p_values]
+    return [f"{pair.difference:+.2f}", interval, *map(str, pair.only_wrong), *p_values]
 
 
 def compare(nets: Sequence[Predictions], *, with_first: bool = False) -> list[Comparison]:

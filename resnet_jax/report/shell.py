@@ -88,4 +88,4 @@ def unusual_steps(nets: Sequence[Predictions]) -> list[str]:
         for net in nets
         if net.run is None or net.step != net.run.steps
     ]
-    return [f"Not known to be of a run's last step: {', '.join(told)}."] if told else []
+    return [f"Not, or not known to be, of a run's last step: {', '.join(told)}."] if told else []
