@@ -25,7 +25,9 @@ from resnet_jax.errors import InputError
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's config file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config's name>.")
 _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Which one to evaluate.")
+_CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "last", ["last", "best", "all"], "Which one to evaluate."
+)
 
 
 def main(argv: list[str]) -> None:

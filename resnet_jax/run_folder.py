@@ -6,7 +6,8 @@
     status.json       state, reason, step; rewritten while the run goes on
     metrics.jsonl     one record a line: step, split, loss, error, ...
     evaluation.json   the final report on val and test
-    predictions.npz   logits and labels of val and test, by example id
+    predictions.npz   logits and labels of val and test, by example id; those of each kept
+                      checkpoint stand in predictions-STEP.npz, if they were asked for
     mistakes.npz      the test images that it is surest and wrong about
     checkpoints/      Orbax
     tensorboard/      event files
@@ -44,6 +45,11 @@ LOCK = ".lock"
 # The states of status.json. Only `running` may still change by itself.
 QUEUED, RUNNING, STOPPED = "queued", "running", "stopped"
 COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
+
+
+def predictions_of(step: int | str) -> str:
+    """The file with the predictions of the checkpoint of one step."""
+    return f"predictions-{step}.npz"
 
 
 def now() -> str:

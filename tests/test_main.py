@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -447,6 +448,28 @@ def test_evaluating_a_run_prints_and_writes_the_errors_of_its_training(trained, 
         assert after["confusion_matrix"] == before["splits"][split]["confusion_matrix"]
         assert after["error"] == before["splits"][split]["error"]
         assert f"{after['error']:.2f}" in outcome.out
+
+
+def test_every_kept_checkpoint_can_be_evaluated(trained, command, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    before = {
+        name: (workdir / name).read_bytes() for name in ("evaluation.json", "predictions.npz")
+    }
+    outcome = command("--mode=evaluate", "--checkpoint=all", f"--workdir={workdir}")
+    assert outcome.code == 0, outcome.err
+    files = sorted(path.name for path in workdir.glob("predictions*"))
+    assert files == ["predictions-2.npz", "predictions-4.npz", "predictions.npz"]
+    for name, content in before.items():
+        assert (workdir / name).read_bytes() == content  # both are still the last step's
+    assert (workdir / "predictions-4.npz").read_bytes() == before["predictions.npz"]
+    # The errors that training itself logged after each step.
+    for record in run_folder.read_records(workdir / "metrics.jsonl"):
+        split = record["split"]
+        if split != "train":
+            with np.load(workdir / f"predictions-{record['step']}.npz") as kept:
+                wrong = kept[f"{split}_logits"].argmax(1) != kept[f"{split}_labels"]
+            assert record["error"] == pytest.approx(100 * wrong.mean(), abs=1e-4)
 
 
 def test_a_run_that_diverges_has_exit_code_3_and_tells_the_step(command, tmp_path):

@@ -22,7 +22,11 @@ PAGE = pathlib.Path(__file__).parent / "page"
 
 
 def save(
-    sweep: Sweep, verdict: Verdict, path: pathlib.Path, pictures: Sequence[pathlib.Path] = ()
+    sweep: Sweep,
+    verdict: Verdict,
+    path: pathlib.Path,
+    pictures: Sequence[pathlib.Path] = (),
+    more: Sequence[Table] = (),
 ) -> None:
     """Writes the report.
 
@@ -31,8 +35,10 @@ def save(
         verdict: on them.
         path: of the file; links to run folders are relative to it.
         pictures: SVG files to be put into it.
+        more: tables beside those of `tables.all_tables`.
     """
-    path.write_text(render(sweep, verdict, path.parent, pictures), encoding="utf-8", newline="")
+    text = render(sweep, verdict, path.parent, pictures, more)
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 def render(
@@ -40,6 +46,7 @@ def render(
     verdict: Verdict,
     folder: pathlib.Path,
     pictures: Sequence[pathlib.Path] = (),
+    more: Sequence[Table] = (),
 ) -> str:
     """The report's text.
 
@@ -60,6 +67,7 @@ def render(
         _pictures(pictures),
         _table(tables.against_published(sweep)) if sweep.groups else "",
         _table(tables.by_label(sweep)) if sweep.groups else "",
+        *map(_table, more),
         _table(tables.by_run(sweep), _links(sweep.runs, folder)) if sweep.groups else "",
         evaluation_page.details(sweep),
         evaluation_page.albums(sweep),

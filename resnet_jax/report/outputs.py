@@ -5,7 +5,7 @@ import pathlib
 
 from resnet_jax import run_folder
 from resnet_jax.errors import InputError
-from resnet_jax.report import charts, html, sweep, tables
+from resnet_jax.report import charts, html, sweep, tables, twins
 from resnet_jax.report import verdict as verdicts
 from resnet_jax.report.verdict import Verdict
 
@@ -50,9 +50,10 @@ def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
                     old.unlink()
         run_folder.write_json(out / "verdict.json", verdict.as_dict(), durable=False)
         figures = charts.save_all(runs, out / "figures")
-        written = tables.save_all(runs, out / "tables") if runs.groups else []
+        more = [table for table in [twins.table(runs)] if table]
+        written = tables.save_all(runs, out / "tables", more) if runs.groups else []
         grids = [p for p in figures if p.suffix == ".svg" and p.stem in charts.GRIDS]
-        html.save(runs, verdict, out / "report.html", grids)
+        html.save(runs, verdict, out / "report.html", grids, more)
     except OSError as error:
         raise InputError(f"--out={out} cannot be written: {error}; choose another") from error
     return Paths(out / "report.html", out / "verdict.json", tuple(figures), tuple(written), verdict)

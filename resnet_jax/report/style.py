@@ -1,7 +1,7 @@
 """What all Matplotlib figures share: colours, axes, footnotes, files."""
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -94,7 +94,7 @@ def footnote(figure: Figure, sweep: Sweep, shown: Sequence[Group], *more: str) -
     facts = [
         *more,
         f"n = {' to '.join(dict.fromkeys(map(str, (seeds[0], seeds[-1]))))}" if seeds else "",
-        dataset_name(sweep),
+        dataset_name(sweep.dataset),
         f"commit {short(sweep.commit)}",
         "; ".join(sweep.hardware[:2]) + (" and others" if len(sweep.hardware) > 2 else ""),
     ]
@@ -114,10 +114,10 @@ def plain_lines(facts: Sequence[str], width: int = 110) -> str:
     return "\n".join(lines)
 
 
-def dataset_name(sweep: Sweep) -> str:
+def dataset_name(dataset: Mapping[str, Any]) -> str:
     """The data set in words: its name, and whether its files are the original ones."""
-    name = str(sweep.dataset.get("name", "unknown data set"))
-    original = sweep.dataset.get("original")
+    name = str(dataset.get("name", "unknown data set"))
+    original = dataset.get("original")
     if name.startswith("cifar") and original is not True:
         name += (
             " (a copy, not the original files)" if original is False else " (files not recorded)"

@@ -9,7 +9,8 @@ import io
 import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from resnet_jax import run_folder
 from resnet_jax.report import published
@@ -55,7 +56,7 @@ class Table:
 
 
 def all_tables(sweep: Sweep) -> list[Table]:
-    """Every table of a report."""
+    """Every table of a report that its records alone give."""
     return [against_published(sweep), by_label(sweep), by_run(sweep)]
 
 
@@ -162,13 +163,24 @@ def number(value: float, digits: int = 2) -> str:
 
 def facts(sweep: Sweep) -> dict[str, str]:
     """What every table says of its numbers' origin."""
-    print_ = sweep.dataset.get("sha256")
-    dataset = dataset_name(sweep) + (f", SHA-256 {str(print_)[:12]}" if print_ else "")
-    return {
-        "commit": short(sweep.commit),
-        "dataset": dataset,
-        "hardware": "; ".join(sweep.hardware) or "unknown",
+    return origin([sweep.commit], [sweep.dataset], sweep.hardware)
+
+
+def origin(
+    commits: Iterable[str | None], datasets: Iterable[Mapping[str, Any]], hardware: Iterable[str]
+) -> dict[str, str]:
+    """Commits, data sets and hardware in words, each once."""
+    words = {
+        "commit": [short(commit) for commit in commits],
+        "dataset": [_dataset(dataset) for dataset in datasets],
+        "hardware": list(hardware),
     }
+    return {name: "; ".join(dict.fromkeys(all_)) or "unknown" for name, all_ in words.items()}
+
+
+def _dataset(dataset: Mapping[str, Any]) -> str:
+    print_ = dataset.get("sha256")
+    return dataset_name(dataset) + (f", SHA-256 {str(print_)[:12]}" if print_ else "")
 
 
 def markdown(table: Table) -> str:
@@ -211,11 +223,11 @@ def latex(table: Table) -> str:
     )
 
 
-def save_all(sweep: Sweep, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes every table in three formats; returns the files."""
+def save_all(sweep: Sweep, folder: pathlib.Path, more: Sequence[Table] = ()) -> list[pathlib.Path]:
+    """Writes every table, and those in `more`, in three formats; returns the files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for table in all_tables(sweep):
+    for table in [*all_tables(sweep), *more]:
         for ending, render in (("md", markdown), ("csv", to_csv), ("tex", latex)):
             paths.append(folder / f"{table.name}.{ending}")
             paths[-1].write_text(render(table), encoding="utf-8", newline="")

@@ -50,6 +50,11 @@ class Checkpoints:
         return cast(int | None, self._manager.latest_step())
 
     @property
+    def steps(self) -> list[int]:
+        """All complete steps that are kept, in order."""
+        return sorted(self._manager.all_steps())
+
+    @property
     def best_step(self) -> int | None:
         """The step with the lowest error on val, or None."""
         return cast(int | None, self._manager.best_step())

@@ -56,3 +56,8 @@ class Evaluator:
             "labels": resident.arrays["labels"][start : start + size],
             "ids": self.experiment.ids[split],
         }
+
+    def all_predictions(self, state: TrainState) -> dict[str, dict[str, np.ndarray]]:
+        """The `predictions` of val and test, as far as they are not empty."""
+        sizes = self.experiment.resident.sizes
+        return {name: self.predictions(state, name) for name in ("val", "test") if sizes[name]}

@@ -41,14 +41,22 @@ def final_report(
         val) and findings.
     """
     experiment = evaluator.experiment
-    splits = [name for name in ("val", "test") if experiment.resident.sizes[name]]
-    predictions = {name: evaluator.predictions(state, name) for name in splits}
+    predictions = evaluator.all_predictions(state)
     report = _judged(experiment, predictions) | {"step": step, "train_error": train_error}
     report["findings"] = findings.judge(report["splits"], train_error, experiment.config.evaluation)
     if workdir:
-        _save(workdir, experiment, predictions)
+        save_predictions(workdir / run_folder.PREDICTIONS, predictions)
+        with replacing(workdir / run_folder.MISTAKES) as file:
+            np.savez_compressed(file, **_mistakes(experiment, predictions["test"]))  # type: ignore[arg-type]
         run_folder.write_json(workdir / run_folder.EVALUATION, report)
     return report
+
+
+def save_predictions(path: pathlib.Path, predictions: Predictions) -> None:
+    """Writes the predictions of each split as arrays `<split>_logits`, `_labels` and `_ids`."""
+    arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
 
 def _judged(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
@@ -88,14 +96,6 @@ def _deduplicated(experiment: Experiment, test: dict[str, np.ndarray]) -> dict[s
     )
     wanted = ("examples", "error", "error_interval")
     return {"removed": int((~kept).sum())} | {name: report[name] for name in wanted}
-
-
-def _save(workdir: pathlib.Path, experiment: Experiment, predictions: Predictions) -> None:
-    arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
-    with replacing(workdir / run_folder.PREDICTIONS) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    with replacing(workdir / run_folder.MISTAKES) as file:
-        np.savez_compressed(file, **_mistakes(experiment, predictions["test"]))  # type: ignore[arg-type]
 
 
 def _mistakes(experiment: Experiment, test: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

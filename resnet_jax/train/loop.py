@@ -14,12 +14,13 @@ from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, differences, load_json, to_json
 from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.errors import InputError
+from resnet_jax.files import replacing
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
 from resnet_jax.train import optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.evaluator import Evaluator
-from resnet_jax.train.final import final_report
+from resnet_jax.train.final import final_report, save_predictions
 from resnet_jax.train.progress import TrainingProgress
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
@@ -244,7 +245,8 @@ def evaluate(
 
     Args:
         workdir: a run's folder.
-        which: 'last' checkpoint, or 'best' on val.
+        which: 'last' checkpoint, or 'best' on val. 'all' is as 'last', and the predictions of
+            every kept one are written to `predictions-STEP.npz`.
         config: the run's own but for operational fields, e.g. costs; as it was trained if None.
 
     Returns:
@@ -264,8 +266,19 @@ def evaluate(
     if step is None:
         raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
     experiment = Experiment.prepare(config)
+    evaluator = Evaluator(experiment)
+    if which == "all":
+        for older in [kept for kept in checkpoints.steps if kept != step]:
+            state, _ = restored(experiment, checkpoints, older)
+            path = workdir / run_folder.predictions_of(older)
+            save_predictions(path, evaluator.all_predictions(state))
     state, step = restored(experiment, checkpoints, step)
-    return final_report(Evaluator(experiment), state, workdir, step, _train_error(workdir, step))
+    train_error = _train_error(workdir, step)
+    report = final_report(evaluator, state, workdir, step, train_error)
+    if which == "all":  # the last step's under its own name too
+        with replacing(workdir / run_folder.predictions_of(step)) as file:
+            file.write((workdir / run_folder.PREDICTIONS).read_bytes())
+    return report
 
 
 def _train_error(workdir: pathlib.Path, step: int) -> float:
