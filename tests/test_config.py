@@ -18,6 +18,7 @@ from resnet_jax.config import (
     SyntheticConfig,
     TrainConfig,
     blocks_per_stage,
+    check,
     default_config,
     differences,
     field_names,
@@ -111,6 +112,45 @@ def test_a_value_of_the_wrong_type_is_refused_by_field_and_value(group, field, v
 @pytest.mark.parametrize("tree", [{"model": 3}, {"data": {"synthetic": "small"}}])
 def test_a_value_where_a_group_of_fields_belongs_is_refused(tree):
     assert "must be a group of fields" in refusal(**tree)
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "taken"),
+    [
+        (tuple[str, ...], ["cat", "dog"], ("cat", "dog")),
+        (tuple[float, ...], (9, 0.5), (9.0, 0.5)),
+        (tuple[int, ...], [], ()),
+    ],
+)
+def test_a_tuple_is_taken_with_items_of_its_type(hint, value, taken):
+    got = check._typed(value, hint)
+    assert got == taken and [type(item) for item in got] == [type(item) for item in taken]
+
+
+@pytest.mark.parametrize(
+    ("hint", "value", "kind"),
+    [
+        (tuple[str, ...], (1, "cat"), "a tuple of strings"),
+        (tuple[str, ...], "cat", "a tuple of strings"),
+        (tuple[float, ...], ("9", 1), "a tuple of numbers"),
+        (tuple[float, ...], (True, 1), "a tuple of numbers"),
+        (tuple[float, ...], 9.0, "a tuple of numbers"),
+    ],
+)
+def test_a_tuple_with_items_of_another_type_is_refused(hint, value, kind):
+    limits = {"allowed": (), "min": None, "max": None}
+    with pytest.raises(InputError, match=f"config.group.field must be {kind}, got ") as caught:
+        check._checked("group.field", value, hint, limits)
+    assert repr(value) in str(caught.value)
+
+
+def test_every_item_of_a_tuple_must_keep_the_limits():
+    limits = {"allowed": ("cat", "dog"), "min": None, "max": None}
+    with pytest.raises(InputError, match="every item of config.group.field must be one of 'cat'"):
+        check._checked("group.field", ("cat", "cow"), tuple[str, ...], limits)
+    limits = {"allowed": (), "min": 0, "max": 1}
+    with pytest.raises(InputError, match="every item of config.group.field must be at most 1, got"):
+        check._checked("group.field", (0.5, 2), tuple[float, ...], limits)
 
 
 def test_a_whole_number_is_taken_where_a_number_belongs():

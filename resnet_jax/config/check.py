@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, cast
@@ -76,33 +75,46 @@ def unknown_field(path: str) -> str:
 
 
 def _checked(path: str, value: Any, hint: Any, limits: Mapping[str, Any]) -> Any:
-    wrong_type = InputError(f"config.{path} must be {_type_name(hint)}, got {value!r}")
-    if hint == tuple[int, ...]:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise wrong_type
-        if not all(isinstance(item, int) and not isinstance(item, bool) for item in value):
-            raise wrong_type
-        value = tuple(value)
-    elif hint is float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise wrong_type
-        value = float(value)
-    elif not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise wrong_type
+    typed = _typed(value, hint)
+    if typed is None:
+        raise InputError(f"config.{path} must be {_type_name(hint)}, got {value!r}")
+    if isinstance(typed, tuple):
+        for item in typed:
+            _check_limits(f"every item of config.{path}", item, limits)
+    else:
+        _check_limits(f"config.{path}", typed, limits)
+    return typed
+
+
+def _typed(value: Any, hint: Any) -> Any:
+    """The value in its field's type, or None (which no field allows) if it is of another."""
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, (list, tuple)):
+            return None
+        items = tuple(_typed(item, typing.get_args(hint)[0]) for item in value)
+        return None if None in items else items
+    if isinstance(value, bool) and hint is not bool:
+        return None
+    if hint is float and isinstance(value, int):
+        return float(value)
+    return value if isinstance(value, hint) else None
+
+
+def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
     allowed, low, high = limits["allowed"], limits["min"], limits["max"]
     if allowed and value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
-        raise InputError(f"config.{path} must be one of {choices}; got {value!r}")
+        raise InputError(f"{name} must be one of {choices}; got {value!r}")
     if low is not None and not value >= low:
-        raise InputError(f"config.{path} must be at least {low:g}, got {value!r}")
+        raise InputError(f"{name} must be at least {low:g}, got {value!r}")
     if high is not None and not value <= high:
-        raise InputError(f"config.{path} must be at most {high:g}, got {value!r}")
-    return value
+        raise InputError(f"{name} must be at most {high:g}, got {value!r}")
 
 
 def _type_name(hint: Any) -> str:
-    if isinstance(hint, types.GenericAlias):
-        return "a tuple of whole numbers"
+    if typing.get_origin(hint) is tuple:
+        several = {int: "whole numbers", float: "numbers", str: "strings"}
+        return f"a tuple of {several[typing.get_args(hint)[0]]}"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "a string"}
     return names[hint]
 
