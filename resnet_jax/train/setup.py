@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from resnet_jax.config import RunConfig, resolve_steps_per_call
-from resnet_jax.data import datasets
+from resnet_jax.data import balancing, datasets
 from resnet_jax.data.pipeline import Resident
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, torch_weights
@@ -33,7 +33,8 @@ class Experiment:
         class_names: of the data set, in label order.
         ids: the example ids of each split.
         resident: where each split lies in `arrays`.
-        arrays: images, labels, normalisation and the seed, copied to every device.
+        arrays: images, labels, normalisation, the seed and, if the loss is weighted, the classes'
+            weights; copied to every device.
         model: the net, as a pure function.
         state: before the first step, on the host.
         tx: the optimizer.
@@ -90,6 +91,10 @@ class Experiment:
         tx = optimizer.build(config.optimizer, config.train.steps)
         LOG.info(_describe(config, dataset))
         resident = Resident.of(dataset, config.data)
+        # Arguments, not constants, so that all seeds share one program.
+        more: dict[str, Any] = {"seed": np.uint32(config.train.seed)}
+        if config.train.class_weights == "balanced":
+            more["class_weights"] = balancing.class_weights(dataset.train, dataset.class_names)
         return cls(
             config=config,
             devices=devices,
@@ -97,8 +102,7 @@ class Experiment:
             class_names=dataset.class_names,
             ids={name: split.ids for name, split in dataset.splits.items()},
             resident=resident,
-            # The seed is an argument, not a constant, so that all seeds share one program.
-            arrays=devices.replicate({**resident.arrays, "seed": np.uint32(config.train.seed)}),
+            arrays=devices.replicate({**resident.arrays, **more}),
             apply=net.apply,
             # On the host: what lies on a device is donated to the first step.
             state=jax.device_get(TrainState.create(net.params, net.stats, tx)),
