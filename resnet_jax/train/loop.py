@@ -16,7 +16,7 @@ from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.errors import InputError
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
-from resnet_jax.train import optimizer, provenance
+from resnet_jax.train import checkpoint, optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.evaluator import Evaluator, final_report
 from resnet_jax.train.progress import TrainingProgress
@@ -108,6 +108,7 @@ class Attempt:
         run_folder.write_text(self.workdir / run_folder.CONFIG, to_json(self.config))
         overview = parameter_overview.get_parameter_overview(self.experiment.state.params)
         run_folder.write_text(self.workdir / run_folder.PARAMETERS, overview + "\n")
+        self.experiment.preprocessing.save(self.workdir / run_folder.PREPROCESSING)
         path = self.workdir / run_folder.PROVENANCE
         attempts = (run_folder.read_json(path) or {"attempts": []})["attempts"]
         attempts.append(
@@ -236,7 +237,7 @@ def restored(
 
 
 def evaluate(workdir: pathlib.Path, *, which: str = "last") -> dict[str, Any]:
-    """Measures a trained run again on val and test, and rewrites its evaluation.
+    """Measures a trained run again on val and test; rewrites its evaluation and preprocessing.
 
     Args:
         workdir: a run's folder.
@@ -249,14 +250,9 @@ def evaluate(workdir: pathlib.Path, *, which: str = "last") -> dict[str, Any]:
         InputError: if the folder is no run's, or has no checkpoint.
     """
     config = load_json(workdir / run_folder.CONFIG)
-    folder = workdir / run_folder.CHECKPOINTS
-    if not folder.is_dir():
-        raise InputError(f"--workdir={workdir} has no checkpoints yet; train it first")
-    checkpoints = Checkpoints(folder, read_only=True)
-    step = checkpoints.best_step if which == "best" else checkpoints.last_step
-    if step is None:
-        raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
+    checkpoints, step = checkpoint.of_run(workdir, which)
     experiment = Experiment.prepare(config)
+    experiment.preprocessing.save(workdir / run_folder.PREPROCESSING)
     state, step = restored(experiment, checkpoints, step)
     return final_report(Evaluator(experiment), state, workdir, step)
 

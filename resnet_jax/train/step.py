@@ -143,6 +143,23 @@ def training_program(
     return program
 
 
+def prediction_program(apply: Apply) -> Callable[..., Any]:
+    """A net's scores of images, in evaluation mode.
+
+    Returns:
+        (params, stats, images uint8 [share, height, width, channels], mean, std) -> (logits
+        float [share, classes],).
+    """
+
+    def program(
+        params: Any, stats: Any, images: jax.Array, mean: jax.Array, std: jax.Array
+    ) -> tuple[jax.Array]:
+        logits, _ = apply(params, stats, augment.normalize(images, mean, std), False)
+        return (logits,)
+
+    return program
+
+
 def evaluation_program(apply: Apply) -> Callable[..., Any]:
     """Measures one batch in evaluation mode; every example counts alike.
 
@@ -150,13 +167,13 @@ def evaluation_program(apply: Apply) -> Callable[..., Any]:
         (params, stats, arrays, examples int32 [share], mask bool [share]) -> (metrics summed over
         all devices, logits float [share, classes]).
     """
+    predict = prediction_program(apply)
 
     def program(
         params: Any, stats: Any, arrays: dict[str, jax.Array], examples: jax.Array, mask: jax.Array
     ) -> tuple[ClassificationMetrics, jax.Array]:
-        images = augment.normalize(arrays["images"][examples], arrays["mean"], arrays["std"])
-        labels = arrays["labels"][examples]
-        logits, _ = apply(params, stats, images, False)
+        images, labels = arrays["images"][examples], arrays["labels"][examples]
+        (logits,) = predict(params, stats, images, arrays["mean"], arrays["std"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         metrics = ClassificationMetrics.single_from_model_output(
             logits=logits, labels=labels, loss=losses, mask=mask
