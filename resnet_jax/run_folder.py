@@ -5,6 +5,7 @@
     parameters.txt    every parameter's shape, mean and deviation before the first step
     status.json       state, reason, step; rewritten while the run goes on
     metrics.jsonl     one record a line: step, split, loss, error, ...
+    preprocessing.npz what the net expects of an image: mean, std, image_shape, class_names
     evaluation.json   the final report on val and test
     predictions.npz   logits and labels of val and test, by example id; those of each kept
                       checkpoint stand in predictions-STEP.npz, if they were asked for
@@ -35,6 +36,7 @@ PARAMETERS = "parameters.txt"
 PROVENANCE = "provenance.json"
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
+PREPROCESSING = "preprocessing.npz"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.npz"
 MISTAKES = "mistakes.npz"

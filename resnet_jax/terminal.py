@@ -75,3 +75,31 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
 
 def _share(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def print_predictions(images: list[dict[str, Any]]) -> None:
+    """Prints the classes of each image with their probabilities: a table, or lines in a pipe.
+
+    Args:
+        images: `image`, and `classes` with `class` and `probability`, the most probable first.
+    """
+    rows = [
+        (row["image"], place["class"], place["probability"])
+        for row in images
+        for place in row["classes"]
+    ]
+    console = rich.console.Console()
+    if not console.is_terminal:
+        for image, name, probability in rows:
+            print(image, name, f"{probability:.6f}", sep="\t")
+        return
+    table = rich.table.Table()
+    for heading in ("image", "class", "probability"):
+        table.add_column(heading, justify="right" if heading == "probability" else "left")
+    last = None
+    for image, name, probability in rows:
+        # Paths and names are shown as they are, though they may look like rich's markup.
+        first = "" if image == last else image
+        table.add_row(rich.text.Text(first), rich.text.Text(name), f"{probability:.4f}")
+        last = image
+    console.print(table)

@@ -7,6 +7,8 @@ import typing
 
 import ml_collections
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from resnet_jax.config import (
     DataConfig,
@@ -142,6 +144,52 @@ def test_a_tuple_with_items_of_another_type_is_refused(hint, value, kind):
     with pytest.raises(InputError, match=f"config.group.field must be {kind}, got ") as caught:
         check._checked("group.field", value, hint, limits)
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "taken"),
+    [
+        (["--config.data.classes=('cat','dog')"], "classes", ("cat", "dog")),
+        (["--config.data.classes=cat", "--config.data.classes=dog"], "classes", ("cat", "dog")),
+        (["--config.data.classes=()"], "classes", ()),
+        (["--config.data.class_ratios=(9,0.5)"], "class_ratios", (9.0, 0.5)),
+        (["--config.data.class_ratios=[9, 1]"], "class_ratios", (9.0, 1.0)),
+    ],
+)
+def test_an_empty_tuple_can_be_overridden_on_the_command_line(arguments, field, taken):
+    values, argv = flags.FlagValues(), ["main.py", *arguments]
+    config_flags.DEFINE_config_dict("config", default_config(), flag_values=values, sys_argv=argv)
+    values(argv)
+    assert getattr(validate(values.config).data, field) == taken
+
+
+@pytest.mark.parametrize("classes", [("cat",), ("cat,dog",), ("cat", "dog", "cat")])
+def test_classes_must_be_two_or_more_and_different(classes):
+    message = refusal(data={"classes": classes})
+    assert "config.data.classes must name two or more classes, each once" in message
+    assert str(classes) in message
+
+
+@pytest.mark.parametrize("ratio", [0, -1, float("inf"), float("nan")])
+def test_a_ratio_of_classes_must_be_positive_and_finite(ratio):
+    message = refusal(data={"class_ratios": (9, ratio)})
+    assert (
+        f"every item of config.data.class_ratios must be a number above 0, got {ratio:g}" in message
+    )
+
+
+@pytest.mark.parametrize("resampling", ["none", "over", "under"])
+def test_an_alpha_without_mixtures_is_refused(resampling):
+    message = refusal(data={"mixup_alpha": 0.4, "resampling": resampling})
+    assert "config.data.mixup_alpha=0.4 has no effect" in message and repr(resampling) in message
+    assert validate({"data": {"mixup_alpha": 0.4, "resampling": "mixup"}}).data.mixup_alpha == 0.4
+
+
+@pytest.mark.parametrize("resampling", ["over", "under", "mixup"])
+def test_class_weights_after_resampling_are_refused_for_they_are_all_one(resampling):
+    message = refusal(data={"resampling": resampling}, train={"class_weights": "balanced"})
+    assert "config.train.class_weights='balanced' has no effect" in message
+    assert validate({"train": {"class_weights": "balanced"}}).data.resampling == "none"
 
 
 def test_every_item_of_a_tuple_must_keep_the_limits():
@@ -340,7 +388,12 @@ def test_a_config_survives_the_way_through_its_file(tmp_path):
         {
             "model": {"depth": 164, "block": "bottleneck", "width": 0.5, "residual": False},
             "optimizer": {"milestones": (3, 7), "learning_rate": 1e-3, "warmup": "until_error"},
-            "data": {"synthetic": {"classes": 3}, "data_dir": "some/where"},
+            "data": {
+                "synthetic": {"classes": 3},
+                "data_dir": "some/where",
+                "classes": ("class 2", "class 0"),
+                "class_ratios": (9, 1),
+            },
             "train": {"seed": 7},
         }
     )
@@ -393,6 +446,11 @@ def test_fields_that_do_not_change_the_result_are_no_difference_unless_asked_for
         ("model", {"weights": "a.safetensors"}),
         ("data", {"split_seed": 1}),
         ("data", {"train_on": "train+val"}),
+        ("data", {"classes": ("cat", "dog")}),
+        ("data", {"positive_class": "cat"}),
+        ("data", {"class_ratios": (9, 1)}),
+        ("data", {"resampling": "over"}),
+        ("train", {"class_weights": "balanced"}),
         ("optimizer", {"warmup_steps": 1}),
         ("train", {"seed": 1}),
         ("train", {"batch_size": 64}),

@@ -23,6 +23,7 @@ ALLOWED = {
     "report": {"run_folder", "errors"},
     "command": {"config", "errors"},
     "main": {"train", "command"} | BASE,
+    "predict": {"train", "command"} | BASE,
 }
 # The only parts that may import a heavy dependency.
 OWNERS = {

@@ -154,6 +154,13 @@ def test_a_user_sees_one_line_and_exit_code_2(tmp_path, arguments, fragments):
             [DIGITS, "--config.data.normalization=imagenet"],
             ["config.data.normalization", "3 channels", "have 1"],
         ),
+        (
+            [DIGITS, "--config.data.classes=('0','11')"],
+            ["config.data.classes", "'11'", "no class of digits", "did you mean '1'?"],
+        ),
+        ([DIGITS, "--config.data.classes=(0,1)"], ["config.data.classes", "tuple of strings"]),
+        ([DIGITS, "--config.data.classes=('0','1'"], ["('0','1'"]),
+        ([DIGITS, "--config.data.class_ratios=(9,1)"], ["class_ratios", "10 classes", "got 2"]),
         (["--config=no/such/config.py"], ["no/such/config.py"]),
         ([], ["--config is missing"]),
         ([DIGITS, "--batch_size=8"], ["batch_size"]),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any, cast
@@ -10,6 +11,7 @@ import ml_collections
 
 from resnet_jax.config.schema import (
     TRANSFORM_FIELDS,
+    DataConfig,
     ModelConfig,
     RunConfig,
     blocks_per_stage,
@@ -122,6 +124,13 @@ def _type_name(hint: Any) -> str:
 def _check_relations(run: RunConfig) -> None:
     blocks_per_stage(run.model.depth, run.model.block)
     _check_shortcut(run.model)
+    _check_classes(run.data)
+    if run.train.class_weights != "none" and run.data.resampling != "none":
+        raise InputError(
+            f"config.train.class_weights={run.train.class_weights!r} has no effect after "
+            f"config.data.resampling={run.data.resampling!r}, which leaves all classes equally "
+            "large; use 'none' for one of them"
+        )
     if (16 * run.model.width) % 1:
         raise InputError(
             f"config.model.width={run.model.width:g} gives {16 * run.model.width:g} filters in the "
@@ -139,6 +148,27 @@ def _check_relations(run: RunConfig) -> None:
                 f"config.train.steps_per_call={per_call} does not divide config.{name}={value}; "
                 "choose a common divisor, or 0 to have one chosen"
             )
+
+
+def _check_classes(data: DataConfig) -> None:
+    classes = data.classes
+    if len(classes) == 1 or len(set(classes)) < len(classes):
+        raise InputError(
+            f"config.data.classes must name two or more classes, each once, got {classes}; "
+            "for example ('cat','dog'), or () for all"
+        )
+    for ratio in data.class_ratios:
+        if not 0 < ratio < math.inf:
+            raise InputError(
+                f"every item of config.data.class_ratios must be a number above 0, got {ratio:g}; "
+                "to leave out a class use config.data.classes"
+            )
+    default = DataConfig().mixup_alpha
+    if data.resampling != "mixup" and data.mixup_alpha != default:
+        raise InputError(
+            f"config.data.mixup_alpha={data.mixup_alpha:g} has no effect with "
+            f"config.data.resampling={data.resampling!r}; leave it at {default:g}, or use 'mixup'"
+        )
 
 
 def _check_shortcut(model: ModelConfig) -> None:

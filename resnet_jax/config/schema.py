@@ -99,11 +99,23 @@ class DataConfig:
     name: str = _field("cifar10", allowed=("digits", "cifar10", "cifar100", "synthetic"))
     # The TensorFlow Datasets folder: prepared data sets are looked for and written here.
     data_dir: str = _field("~/tensorflow_datasets", operational=True)
+    # Some of the classes, relabelled 0, 1, ... in this order; () takes all. On the command line
+    # --config.data.classes="('cat','dog')", or the flag once for each class.
+    classes: tuple[str, ...] = _field(())
+    # Which of two classes counts as positive; "" takes the second (label 1).
+    positive_class: str = _field("")
+    # Relative sizes of the classes, e.g. (9, 1), reached by removing as few images as possible from
+    # the published training set and from the test set; () leaves them as published.
+    class_ratios: tuple[float, ...] = _field(())
     # Share of the published training set held out as `val`: 5,000 of 50,000 (He 2015, Sec. 4.2).
     val_fraction: float = _field(0.1, minimum=0, maximum=0.9)
     split_seed: int = _field(0, minimum=0)
     # The paper does not say whether its final nets saw the 5,000 held-out images.
     train_on: str = _field("train", allowed=("train", "train+val"))
+    # What is done to `train`, after the division, to make its classes equally large: repeat images,
+    # drop some, or add mixtures l a + (1 - l) b of two of one class, l ~ Beta(alpha, alpha).
+    resampling: str = _field("none", allowed=("none", "over", "under", "mixup"))
+    mixup_alpha: float = _field(0.2, minimum=0.01)
     normalization: str = _field("pixel_mean", allowed=("pixel_mean", "channel", "imagenet", "none"))
     crop_padding: int = _field(4, minimum=0, maximum=64)
     # Padding before normalisation is black, after it the mean image.
@@ -141,6 +153,9 @@ class TrainConfig:
 
     steps: int = _field(64_000, minimum=1)
     batch_size: int = _field(128, minimum=1)
+    # balanced: an example of class c counts n / (k n_c) in the loss that is descended (n images of
+    # k classes, n_c of c in `train`). Logged losses and errors stay unweighted.
+    class_weights: str = _field("none", allowed=("none", "balanced"))
     seed: int = _field(0, minimum=0, maximum=2**31 - 1)
     eval_interval: int = _field(1_000, minimum=1, operational=True)
     eval_batch_size: int = _field(500, minimum=1, operational=True)

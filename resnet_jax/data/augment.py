@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 
 from resnet_jax.config import DataConfig
-from resnet_jax.data.datasets import Split
+from resnet_jax.data.split import Split
 
 # Mean and standard deviation of ImageNet's RGB channels in 0..1, which published CIFAR weights use.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

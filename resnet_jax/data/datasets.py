@@ -11,6 +11,8 @@ import numpy as np
 import sklearn.datasets
 
 from resnet_jax.config import DataConfig, SyntheticConfig
+from resnet_jax.data import balancing, selection
+from resnet_jax.data.split import Split
 from resnet_jax.errors import InputError
 from resnet_jax.files import replacing
 
@@ -18,28 +20,6 @@ if TYPE_CHECKING:
     from resnet_jax.data.tfds_source import PreparedDataset
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """Examples in a fixed order.
-
-    Attributes:
-        images: uint8 [examples, height, width, channels].
-        labels: int32 [examples], in 0..classes-1.
-        ids: str [examples], stable names that predictions are filed under.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, indices: np.ndarray) -> "Split":
-        """The examples at `indices`, in that order."""
-        return Split(self.images[indices], self.labels[indices], self.ids[indices])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +32,7 @@ class Dataset:
         train: what the net is fitted to.
         val: held out of the published training set; all choices are made on it. May be empty.
         test: the published test set; measured, never chosen on.
+        positive: the label that counts as positive; None unless there are two classes.
     """
 
     name: str
@@ -98,7 +79,7 @@ class Dataset:
 
 
 def load(config: DataConfig) -> Dataset:
-    """Loads, checks and splits the configured data set.
+    """Loads the configured data set, selects from it, divides it, and resamples `train`.
 
     Raises:
         InputError: if it is missing and cannot be fetched, or does not hold what it should.
@@ -116,10 +97,27 @@ def load(config: DataConfig) -> Dataset:
             f"data set {config.name}: training images are {train.images.shape[1:]}, test images "
             f"{test.images.shape[1:]}; all must have one shape"
         )
-    if config.train_on == "train+val":
-        return Dataset(config.name, class_names, train, train.take(np.arange(0)), test)
-    kept, held_out = split_indices(len(train), config.val_fraction, config.split_seed)
-    return Dataset(config.name, class_names, train.take(kept), train.take(held_out), test)
+    selection.check_classes(config, class_names)
+    if config.classes:
+        train, test = (
+            selection.of_classes(split, class_names, config.classes) for split in (train, test)
+        )
+        class_names = config.classes
+    if config.class_ratios:
+        train, test = (
+            selection.with_ratios(f"{config.name} {name}", split, class_names, config)
+            for name, split in (("train", train), ("test", test))
+        )
+    positive = selection.positive_label(config, class_names)
+    kept, held_out = np.arange(len(train)), np.arange(0)
+    if config.train_on == "train":
+        kept, held_out = split_indices(len(train), config.val_fraction, config.split_seed)
+    train, val = train.take(kept), train.take(held_out)
+    if config.classes or config.class_ratios or config.resampling != "none":
+        for name, split in (("train", train), ("test", test)):
+            selection.require_every_class(f"{config.name} {name}", split, class_names)
+    train = balancing.resample(train, class_names, config)
+    return Dataset(config.name, class_names, train, val, test, positive)
 
 
 def split_indices(count: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

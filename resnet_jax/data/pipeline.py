@@ -27,7 +27,11 @@ class Resident:
 
     @classmethod
     def of(cls, dataset: Dataset, config: DataConfig) -> "Resident":
-        """Lays out a data set; statistics are those of its training split."""
+        """Lays out a data set; statistics are those of its training split.
+
+        They are fitted after resampling: what is subtracted is the mean of the images that the net
+        is trained on, as it would be if the data set had been published that way.
+        """
         statistics = Normalization.fit(config.normalization, dataset.train)
         splits = dataset.splits
         sizes = {name: len(split) for name, split in splits.items()}

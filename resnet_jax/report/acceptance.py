@@ -7,6 +7,7 @@ from typing import Any
 
 from resnet_jax.report import records
 from resnet_jax.report.groups import Group, Split
+from resnet_jax.report.published import selects_images
 from resnet_jax.report.sweep import Sweep
 
 STEPS, SEEDS = 64_000, 3
@@ -24,7 +25,13 @@ BANDS = {
 # plain-56 minus ResNet-56, test error in percentage points.
 LEAST_GAP_AT_56 = 4.0
 # The nets that the bands are for.
-NET = {"model.activation_order": "original", "model.block": "basic", "model.width": 1.0}
+NET = {
+    "model.activation_order": "original",
+    "model.block": "basic",
+    "model.width": 1.0,
+    "data.resampling": "none",
+    "train.class_weights": "none",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +112,7 @@ def _reasons(sweep: Sweep) -> list[str]:
 def _counts(group: Group) -> bool:
     return (
         group.n >= SEEDS
+        and not selects_images(group.config)
         and (group.family, group.depth) in {*BANDS, ("plain", 32), ("plain", 44), ("plain", 110)}
         and all(records.field(group.config, key, value) == value for key, value in NET.items())
     )

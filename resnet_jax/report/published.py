@@ -36,11 +36,19 @@ class Published:
         """Whether a run's config describes this net on this data set."""
         if records.field(config, "data.name") != self.dataset:
             return False
+        if selects_images(config):
+            return False
         wanted = {**MODEL, **self.model}
         if not wanted["residual"]:  # what a plain net would have as a shortcut is of no matter
             wanted = {k: wanted[k] for k in ("depth", "residual", "block", "width")}
         model = config["model"]
         return all(model.get(key, MODEL.get(key)) == value for key, value in wanted.items())
+
+
+def selects_images(config: Mapping[str, Any]) -> bool:
+    """Whether a run is on some of a data set's classes, or on classes of other relative sizes."""
+    fields = ("data.classes", "data.class_ratios")
+    return any(records.field(config, field, ()) for field in fields)
 
 
 # What holds for a published net unless its row says otherwise. A missing field of an older run's
@@ -187,6 +195,8 @@ RECIPE = {
     "data.crop_padding": 4,
     "data.flip": True,
     "data.normalization": "pixel_mean",
+    "data.resampling": "none",
+    "train.class_weights": "none",
     "model.dtype": "float32",
     "model.weights": "",
 }

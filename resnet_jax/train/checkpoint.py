@@ -8,6 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from resnet_jax import run_folder
 from resnet_jax.errors import InputError
 
 # What a step without validation counts as: worse than any error in percent.
@@ -98,3 +99,23 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for all saves and releases the folder."""
         self._manager.close()
+
+
+def of_run(workdir: pathlib.Path, which: str) -> tuple[Checkpoints, int]:
+    """A trained run's checkpoints, to be read only, and the step of one of them.
+
+    Args:
+        workdir: the run's folder.
+        which: 'last', or 'best' on val.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folder = workdir / run_folder.CHECKPOINTS
+    if not folder.is_dir():
+        raise InputError(f"--workdir={workdir} has no checkpoints yet; train it first")
+    checkpoints = Checkpoints(folder, read_only=True)
+    step = checkpoints.best_step if which == "best" else checkpoints.last_step
+    if step is None:
+        raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
+    return checkpoints, step

@@ -17,7 +17,7 @@ from resnet_jax.errors import InputError
 from resnet_jax.files import replacing
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
-from resnet_jax.train import optimizer, provenance
+from resnet_jax.train import checkpoint, optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.final import final_report, save_predictions
@@ -110,6 +110,7 @@ class Attempt:
         run_folder.write_text(self.workdir / run_folder.CONFIG, to_json(self.config))
         overview = parameter_overview.get_parameter_overview(self.experiment.state.params)
         run_folder.write_text(self.workdir / run_folder.PARAMETERS, overview + "\n")
+        self.experiment.preprocessing.save(self.workdir / run_folder.PREPROCESSING)
         path = self.workdir / run_folder.PROVENANCE
         attempts = (run_folder.read_json(path) or {"attempts": []})["attempts"]
         attempts.append(
@@ -241,7 +242,7 @@ def restored(
 def evaluate(
     workdir: pathlib.Path, *, which: str = "last", config: RunConfig | None = None
 ) -> dict[str, Any]:
-    """Measures a trained run again on val and test, and rewrites its evaluation.
+    """Measures a trained run again on val and test; rewrites its evaluation and preprocessing.
 
     Args:
         workdir: a run's folder.
@@ -258,14 +259,9 @@ def evaluate(
     if config is None:
         config = load_json(workdir / run_folder.CONFIG)
     _require_same(config, workdir)
-    folder = workdir / run_folder.CHECKPOINTS
-    if not folder.is_dir():
-        raise InputError(f"--workdir={workdir} has no checkpoints yet; train it first")
-    checkpoints = Checkpoints(folder, read_only=True)
-    step = checkpoints.best_step if which == "best" else checkpoints.last_step
-    if step is None:
-        raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
+    checkpoints, step = checkpoint.of_run(workdir, which)
     experiment = Experiment.prepare(config)
+    experiment.preprocessing.save(workdir / run_folder.PREPROCESSING)
     evaluator = Evaluator(experiment)
     if which == "all":
         for older in [kept for kept in checkpoints.steps if kept != step]:

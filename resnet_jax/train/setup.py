@@ -8,11 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from resnet_jax import run_folder
 from resnet_jax.config import EvaluationConfig, RunConfig, resolve_steps_per_call
-from resnet_jax.data import datasets
+from resnet_jax.data import balancing, datasets
+from resnet_jax.data.augment import Normalization
 from resnet_jax.data.pipeline import Resident
+from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, torch_weights
 from resnet_jax.parallel import AXIS, DeviceMap
@@ -31,13 +34,14 @@ class Experiment:
         config: of the run.
         devices: that it is mapped over.
         dataset: what identifies it.
-        class_names: of the data set, in label order.
+        preprocessing: what the net expects of an image, and its classes.
         positive: label of the class that binary data ask for; None if there is none.
         ids: the example ids of each split.
         leaked: ids of test images with a duplicate in train or val, by the configured audit; None
             without one.
         resident: where each split lies in `arrays`.
-        arrays: images, labels, normalisation and the seed, copied to every device.
+        arrays: images, labels, normalisation, the seed and, if the loss is weighted, the classes'
+            weights; copied to every device.
         model: the net, as a pure function.
         state: before the first step, on the host.
         tx: the optimizer.
@@ -48,7 +52,7 @@ class Experiment:
     config: RunConfig
     devices: DeviceMap
     dataset: dict[str, Any]
-    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
     positive: int | None
     ids: dict[str, np.ndarray]
     leaked: frozenset[str] | None
@@ -59,6 +63,11 @@ class Experiment:
     steps_per_call: int
     train_program: Callable[..., Any]
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The data set's, in label order."""
+        return self.preprocessing.class_names
+
     @classmethod
     def prepare(cls, config: RunConfig) -> "Experiment":
         """Loads the data, builds the net and declares the programs; nothing is compiled yet.
@@ -66,10 +75,6 @@ class Experiment:
         Raises:
             InputError: if the data, the weights file or the number of devices does not fit.
         """
-        if config.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-            raise InputError(
-                "config.model.dtype='float64' needs JAX's double precision; set JAX_ENABLE_X64=1"
-            )
         devices = DeviceMap(config.parallel)
         devices.check_batch(config.train.batch_size)
         dataset = datasets.load(config.data)
@@ -86,36 +91,37 @@ class Experiment:
         check_costs(config.evaluation, dataset.num_classes)
         described = dataset.describe()
         leaked = leaked_ids(config.evaluation.audit, described)
-        model = registry.build(
-            config.model,
+        apply, tx, state = initial_state(
+            config,
             channels=dataset.image_shape[-1],
             num_classes=dataset.num_classes,
-            seed=config.train.seed,
-            axis_name=AXIS,
+            weights=config.model.weights,
         )
-        if config.model.weights:
-            torch_weights.load_into(model, pathlib.Path(config.model.weights))
-        net = registry.functional(model)
-        tx = optimizer.build(config.optimizer, config.train.steps)
         LOG.info(_describe(config, dataset))
         resident = Resident.of(dataset, config.data)
+        # Arguments, not constants, so that all seeds share one program.
+        more: dict[str, Any] = {"seed": np.uint32(config.train.seed)}
+        if config.train.class_weights == "balanced":
+            more["class_weights"] = balancing.class_weights(dataset.train, dataset.class_names)
         return cls(
             config=config,
             devices=devices,
             dataset=described,
-            class_names=dataset.class_names,
+            preprocessing=Preprocessing(
+                Normalization(resident.arrays["mean"], resident.arrays["std"]),
+                dataset.image_shape,
+                dataset.class_names,
+            ),
             positive=dataset.positive,
             ids={name: split.ids for name, split in dataset.splits.items()},
             leaked=leaked,
             resident=resident,
-            # The seed is an argument, not a constant, so that all seeds share one program.
-            arrays=devices.replicate({**resident.arrays, "seed": np.uint32(config.train.seed)}),
-            apply=net.apply,
-            # On the host: what lies on a device is donated to the first step.
-            state=jax.device_get(TrainState.create(net.params, net.stats, tx)),
+            arrays=devices.replicate({**resident.arrays, **more}),
+            apply=apply,
+            state=state,
             steps_per_call=resolve_steps_per_call(config, accelerator=devices.is_accelerator),
             train_program=devices.compile(
-                training_program(config, net.apply, tx),
+                training_program(config, apply, tx),
                 inputs=(None, None, 1),
                 outputs=(None,),
                 donate=(0,),
@@ -156,6 +162,43 @@ def leaked_ids(path: str, dataset: dict[str, Any]) -> frozenset[str] | None:
     if audited != dataset["sha256"]:
         raise InputError(f"{field} is of other images or splits than {dataset['name']}; {how}")
     return ids
+
+
+def initial_state(
+    config: RunConfig, *, channels: int, num_classes: int, weights: str = ""
+) -> tuple[registry.Apply, optax.GradientTransformationExtraArgs, TrainState]:
+    """Builds the net and its optimizer.
+
+    Args:
+        config: of the run.
+        channels: of its images.
+        num_classes: of its data set.
+        weights: a file to start from; "" leaves the weights as they are drawn, which is enough for
+            a state to restore a checkpoint into.
+
+    Returns:
+        The net as a pure function, the optimizer, and the state before the first step, on the host:
+        what lies on a device is donated to the first step.
+
+    Raises:
+        InputError: if the weights file does not fit, or JAX is not set to the net's precision.
+    """
+    if config.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise InputError(
+            "config.model.dtype='float64' needs JAX's double precision; set JAX_ENABLE_X64=1"
+        )
+    model = registry.build(
+        config.model,
+        channels=channels,
+        num_classes=num_classes,
+        seed=config.train.seed,
+        axis_name=AXIS,
+    )
+    if weights:
+        torch_weights.load_into(model, pathlib.Path(weights))
+    net = registry.functional(model)
+    tx = optimizer.build(config.optimizer, config.train.steps)
+    return net.apply, tx, jax.device_get(TrainState.create(net.params, net.stats, tx))
 
 
 def _describe(config: RunConfig, dataset: datasets.Dataset) -> str:

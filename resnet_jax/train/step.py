@@ -29,6 +29,7 @@ def train_step(
     tx: optax.GradientTransformationExtraArgs,
     keys: jax.Array | None = None,
     progress: jax.Array | None = None,
+    class_weights: jax.Array | None = None,
 ) -> TrainState:
     """Updates the state with one batch, of which each device sees its share.
 
@@ -40,17 +41,25 @@ def train_step(
         tx: the optimizer.
         keys: one for each image [share], for dropout.
         progress: share of the run's steps that is done, for annealing.
+        class_weights: float [classes]; the loss that is descended is then sum(w l) / sum(w) over
+            the whole batch, as `torch.nn.CrossEntropyLoss(weight)` has it.
 
     Returns:
-        The next state, the same on every device; `window` holds this step alone. If loss or
-        gradient is not finite, parameters, statistics and optimizer keep their last finite values
-        for good.
+        The next state, the same on every device; `window` holds this step alone, its loss and
+        error unweighted. If loss or gradient is not finite, parameters, statistics and optimizer
+        keep their last finite values for good.
     """
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
         logits, stats = apply(params, state.stats, images, True, keys=keys, progress=progress)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return losses.mean(), (losses, logits, stats)
+        if class_weights is None:
+            return losses.mean(), (losses, logits, stats)
+        weights = class_weights[labels].astype(losses.dtype)
+        # Devices' shares differ in weight: each is divided by the mean over all of them, so that
+        # the mean of the devices' losses is the weighted mean of the whole batch.
+        loss = (weights * losses).mean() / lax.pmean(weights.mean(), AXIS)
+        return loss, (losses, logits, stats)
 
     (_, (losses, logits, stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
         state.params
@@ -98,8 +107,9 @@ def training_program(
 
     Returns:
         (state, arrays, examples int32 [steps, share]) -> (state,), to be compiled by
-        `parallel.DeviceMap`. `arrays` are the resident data and the run's seed. The state's
-        window restarts after each multiple of `log.interval`.
+        `parallel.DeviceMap`. `arrays` are the resident data, the run's seed and, if the loss is
+        weighted, `class_weights`. The state's window restarts after each multiple of
+        `log.interval`.
     """
 
     def one_step(
@@ -117,6 +127,7 @@ def training_program(
             tx=tx,
             keys=dropout_keys(key, examples),
             progress=progress_at(state.step, config.train.steps),
+            class_weights=arrays.get("class_weights"),
         )
         logged = state.step % config.log.interval == 0
         return dataclasses.replace(new, window=state.window.add(new.window, restart=logged))
@@ -132,20 +143,37 @@ def training_program(
     return program
 
 
+def prediction_program(apply: Apply) -> Callable[..., Any]:
+    """A net's scores of images, in evaluation mode.
+
+    Returns:
+        (params, stats, images uint8 [share, height, width, channels], mean, std) -> (logits
+        float [share, classes],).
+    """
+
+    def program(
+        params: Any, stats: Any, images: jax.Array, mean: jax.Array, std: jax.Array
+    ) -> tuple[jax.Array]:
+        logits, _ = apply(params, stats, augment.normalize(images, mean, std), False)
+        return (logits,)
+
+    return program
+
+
 def evaluation_program(apply: Apply) -> Callable[..., Any]:
-    """Measures one batch in evaluation mode.
+    """Measures one batch in evaluation mode; every example counts alike.
 
     Returns:
         (params, stats, arrays, examples int32 [share], mask bool [share]) -> (metrics summed over
         all devices, logits float [share, classes]).
     """
+    predict = prediction_program(apply)
 
     def program(
         params: Any, stats: Any, arrays: dict[str, jax.Array], examples: jax.Array, mask: jax.Array
     ) -> tuple[ClassificationMetrics, jax.Array]:
-        images = augment.normalize(arrays["images"][examples], arrays["mean"], arrays["std"])
-        labels = arrays["labels"][examples]
-        logits, _ = apply(params, stats, images, False)
+        images, labels = arrays["images"][examples], arrays["labels"][examples]
+        (logits,) = predict(params, stats, images, arrays["mean"], arrays["std"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         metrics = ClassificationMetrics.single_from_model_output(
             logits=logits, labels=labels, loss=losses, mask=mask

@@ -1,0 +1,113 @@
+"""What a net expects of an image: enough to classify files without the data set it learned from."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+from resnet_jax.data.augment import Normalization
+from resnet_jax.errors import InputError
+from resnet_jax.files import replacing
+
+MODES = {1: "L", 3: "RGB"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """Of one run's data set.
+
+    Attributes:
+        normalization: fitted to the training split.
+        image_shape: (height, width, channels).
+        class_names: in label order.
+    """
+
+    normalization: Normalization
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes everything into one .npz file, in one step."""
+        with replacing(path) as file:
+            np.savez(
+                file,
+                mean=self.normalization.mean,
+                std=self.normalization.std,
+                image_shape=np.array(self.image_shape),
+                class_names=np.array(self.class_names),
+            )
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "Preprocessing":
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: if it is missing or damaged, with the command that writes it.
+        """
+        mend = f"write it with python -m resnet_jax.main --mode=evaluate --workdir={path.parent}"
+        try:
+            with path.open("rb") as file, np.load(file) as arrays:
+                height, width, channels = arrays["image_shape"].tolist()
+                return cls(
+                    Normalization(arrays["mean"], arrays["std"]),
+                    (height, width, channels),
+                    tuple(arrays["class_names"].tolist()),
+                )
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not exist; {mend}") from error
+        # NumPy, zipfile and zlib raise many kinds, not all of them OSError or ValueError.
+        except Exception as error:
+            raise InputError(f"{path} is damaged ({type(error).__name__}); {mend}") from error
+
+    def image(self, path: pathlib.Path) -> np.ndarray:
+        """Reads an image file as the net's data set has its images.
+
+        Turned as its EXIF data say, laid on white where it is transparent (what most viewers
+        show), cut to the shape of the data set's images around its centre, resized by bicubic
+        interpolation with antialiasing, and converted to colour or grey (ITU-R 601 luma). An image
+        that is of that size already keeps its pixels. Of an animation this is the first frame.
+
+        Args:
+            path: of any format and mode that Pillow reads; 16 bits are brought to 8.
+
+        Returns:
+            uint8 [height, width, channels].
+
+        Raises:
+            InputError: naming the file, if it is missing, damaged or no image.
+        """
+        height, width, channels = self.image_shape
+        if channels not in MODES:
+            raise InputError(
+                f"the run's images have {channels} channels; only grey (1) and colour (3) images "
+                "can be read from files"
+            )
+        try:
+            with PIL.Image.open(path) as file:
+                image = _opaque(PIL.ImageOps.exif_transpose(file)).convert(MODES[channels])
+        except FileNotFoundError as error:
+            raise InputError(f"image {path} does not exist; check the path") from error
+        except PIL.UnidentifiedImageError as error:
+            raise InputError(f"image {path} is no image that Pillow can read") from error
+        # Pillow's decoders raise many kinds, not all of them OSError or ValueError.
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"image {path} cannot be read: {reason}") from error
+        fitted = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.BICUBIC)
+        return np.asarray(fitted, np.uint8).reshape(self.image_shape)
+
+
+def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in 8 bits and without transparency."""
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        # Pillow would clip these, and has 16-bit images in 32-bit ones at times.
+        if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
+            raise ValueError(f"mode {image.mode!r} has no agreed range; save it with 8 or 16 bits")
+        return PIL.Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return image
