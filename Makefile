@@ -25,7 +25,7 @@ types: $(VENV)/.development
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/.development
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.13 found; make PYTHON=/path/to/python"; exit 2; }
