@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 0.01
     config.optimizer.milestones = (80, 100)
     config.train.steps = 120
-    config.train.eval_interval = 40
+    config.train.eval_interval = 20
     config.train.eval_batch_size = 180
     config.train.checkpoint_interval = 40
     config.log.interval = 5

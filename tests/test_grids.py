@@ -8,6 +8,7 @@ import pytest
 
 from experiments import (
     degradation,
+    demo,
     learning_rate_by_depth,
     preactivation,
     shortcut_strength,
@@ -20,6 +21,7 @@ MODULES = {
     module.__name__.rsplit(".")[-1]: module
     for module in (
         degradation,
+        demo,
         learning_rate_by_depth,
         preactivation,
         shortcut_strength,
@@ -194,3 +196,10 @@ def test_twins_of_one_rate_differ_in_their_shortcuts_alone_and_rates_in_the_rate
     pair = runs["lr=0.003-plain-56"], runs["lr=0.3-plain-56"]
     assert changed(*pair) == {"optimizer.learning_rate"}
     assert {run.optimizer.learning_rate for run in runs.values()} == {0.003, 0.01, 0.03, 0.1, 0.3}
+
+
+def test_the_demos_runs_differ_in_depth_shortcuts_and_seed_alone():
+    first, *others = configs("demo").values()
+    assert len(others) == 11
+    fields = set().union(*(changed(first, run) for run in others))
+    assert fields == {"model.depth", "model.residual", "train.seed"}

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from resnet_jax.report import charts, figures, records, style, sweep
+from resnet_jax.report import charts, style, sweep
 from tests.test_report_runs import make_run, make_sweep
 
 
@@ -101,14 +101,6 @@ def test_diverged_runs_are_drawn_and_named(tmp_path):
     (axes,) = drawn(tmp_path)["pair"].axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert "plain-14: 1 diverged" in labels
-
-
-def test_the_demos_figure_still_takes_runs(tmp_path):
-    run = records.load(make_run(tmp_path, "plain-8", test=12.0))
-    (axes,) = figures.training_curves([run]).axes
-    assert "plain-8: test 12.0 % at the end" in [
-        t.get_text() for t in axes.get_legend().get_texts()
-    ]
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])

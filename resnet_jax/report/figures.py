@@ -11,37 +11,10 @@ from matplotlib.lines import Line2D
 from resnet_jax.report import style
 from resnet_jax.report.groups import Group, Split, band_names
 from resnet_jax.report.records import Run
-from resnet_jax.report.style import COLOURS, save
 from resnet_jax.report.sweep import Sweep
 
-__all__ = ["COLOURS", "error_over_depth", "pair", "run_panels", "save", "training_curves", "two"]
 TITLES = {"plain": "plain nets", "residual": "residual nets"}
 KINDS: tuple[tuple[Split, str], ...] = (("train", "training error"), ("test", "test error"))
-
-
-def training_curves(runs: Sequence[Run]) -> Figure:
-    """Error over iterations, training dashed and test solid, as in He et al. 2015, Fig. 6.
-
-    Args:
-        runs: one colour each, labelled with the net's name.
-    """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for run, colour in zip(runs, COLOURS, strict=False):
-        steps, errors = run.curve("train", "error")
-        axes.plot(steps, errors, color=colour, linestyle="--", linewidth=1.2)
-        steps, errors = run.curve("test", "error")
-        label = run.net if not len(errors) else f"{run.net}: test {errors[-1]:.1f} % at the end"
-        axes.plot(steps, errors, color=colour, linewidth=1.8, label=label)
-    axes.plot([], [], color="grey", linestyle="--", label="training error")
-    axes.set_xlabel("iteration")
-    axes.set_ylabel("error (%)")
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(left=0)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def two(sweep: Sweep, groups: Sequence[Group]) -> Figure:
@@ -105,7 +78,7 @@ def error_over_depth(sweep: Sweep, groups: Sequence[Group]) -> Figure:
     """Final training and test error over depth, plain against residual, with intervals."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    looks = {"plain": (COLOURS[1], "s", "--"), "residual": (COLOURS[0], "o", "-")}
+    looks = {"plain": (style.COLOURS[1], "s", "--"), "residual": (style.COLOURS[0], "o", "-")}
     depths = sorted({group.depth for group in groups})
     for axes, (split, title) in zip(panels, KINDS, strict=True):
         for shift, (family, (colour, marker, dash)) in zip(
@@ -157,7 +130,7 @@ def run_panels(run: Run, sweep: Sweep | None = None) -> Figure:
         for split, dash, colour in looks:
             steps, values = run.curve(split, metric)
             if len(steps):
-                how = {"color": COLOURS[colour], "linestyle": dash, "label": split}
+                how = {"color": style.COLOURS[colour], "linestyle": dash, "label": split}
                 style.line(axes, steps, values, unit, linewidth=1.2, **how)
         style.clean(axes, ylabel=label)
         if metric in ("loss", "error"):
