@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from resnet_jax.report import averaging, ensemble, predictions
+from resnet_jax.report import averaging, ensemble, predictions, seeds, sweep
+from resnet_jax.report.outputs import write_report
 from tests.test_compare import masks, put_predictions
 from tests.test_report_runs import make_run
 
@@ -201,3 +202,30 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, capsys, arguments, mess
     assert ensemble.main([part.format(run=folder) for part in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("error: ") and message in err and err.count("\n") == 1
+
+
+def test_a_report_averages_the_seeds_of_each_label(tmp_path):
+    # Three seeds, each wrong about 10 of 100 images, never about the same.
+    for seed in range(3):
+        wrong = (np.arange(100) // 10) == seed
+        put_predictions(make_run(tmp_path, "ResNet-8", seed), wrong)
+    put_predictions(make_run(tmp_path, "plain-8", 0), np.zeros(100, bool))
+    (row,) = seeds.table(sweep.load(tmp_path)).rows
+    # Outvoted everywhere; two seeds differ on the 20 images that one of them is wrong about.
+    assert row == ("ResNet-8", "3", "10.00", "0.00", "0.00 to 3.70", "-10.00", "20.00")
+    assert 'id="table-seeds"' in write_report(tmp_path).html.read_text()
+
+
+def test_seeds_whose_predictions_are_damaged_are_named_below_the_table(tmp_path):
+    for label in ("ResNet-8", "plain-8"):
+        for seed in range(2):
+            put_predictions(make_run(tmp_path, label, seed), np.zeros(100, bool))
+    (tmp_path / "plain-8-seed1" / "predictions.npz").unlink()
+    table = seeds.table(sweep.load(tmp_path))
+    assert [row[0] for row in table.rows] == ["ResNet-8"]
+    assert "Left out: plain-8 (plain-8-seed1: predictions.npz is not there" in table.caption
+
+
+def test_one_seed_is_no_ensemble(tmp_path):
+    put_predictions(make_run(tmp_path, "ResNet-8"), np.zeros(100, bool))
+    assert seeds.table(sweep.load(tmp_path)) is None

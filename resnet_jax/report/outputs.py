@@ -5,7 +5,7 @@ import pathlib
 
 from resnet_jax import run_folder
 from resnet_jax.errors import InputError
-from resnet_jax.report import charts, html, sweep, tables, twins
+from resnet_jax.report import charts, html, seeds, sweep, tables, twins
 from resnet_jax.report import verdict as verdicts
 from resnet_jax.report.verdict import Verdict
 
@@ -50,7 +50,7 @@ def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
                     old.unlink()
         run_folder.write_json(out / "verdict.json", verdict.as_dict(), durable=False)
         figures = charts.save_all(runs, out / "figures")
-        more = [table for table in [twins.table(runs)] if table]
+        more = [table for table in (twins.table(runs), seeds.table(runs)) if table]
         written = tables.save_all(runs, out / "tables", more) if runs.groups else []
         grids = [p for p in figures if p.suffix == ".svg" and p.stem in charts.GRIDS]
         html.save(runs, verdict, out / "report.html", grids, more)

@@ -238,3 +238,24 @@ def _problem(split: str, scores: Scores) -> str:
     if len(np.unique(scores.ids)) != examples:
         return f"{split}_ids has an id more than once"
     return ""
+
+
+def of_the_last_step(run: Run) -> Predictions:
+    """A run's predictions, if they are those that its final test error was counted from.
+
+    Raises:
+        InputError: if they are not, or cannot be read.
+    """
+    net = read_run(run)
+    if net.step != run.steps:
+        raise InputError(
+            f"its predictions are of step {net.step}, not of the last one, {run.steps}; evaluate "
+            "its last checkpoint again"
+        )
+    error = 100 * float(align([net], "test").wrong.mean())
+    if abs(error - run.final_error("test")) > 1e-6:
+        raise InputError(
+            f"its predictions have a test error of {error:.2f} %, its evaluation "
+            f"{run.final_error('test'):.2f} %; evaluate it again"
+        )
+    return net

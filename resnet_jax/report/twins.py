@@ -6,7 +6,6 @@ from typing import Any
 from resnet_jax import run_folder
 from resnet_jax.errors import InputError
 from resnet_jax.report import compare, groups, predictions, tables
-from resnet_jax.report.predictions import Predictions
 from resnet_jax.report.records import Run
 from resnet_jax.report.sweep import Sweep
 from resnet_jax.report.tables import Table, number
@@ -40,7 +39,7 @@ def table(sweep: Sweep) -> Table | None:
         nets = []
         for run in pair:
             try:
-                nets.append(_of_the_last_step(run))
+                nets.append(predictions.of_the_last_step(run))
             except InputError as error:
                 unusable[run.name] = str(error).replace(f"{run.folder}/", "")
         try:
@@ -86,20 +85,3 @@ def _beside_shortcuts(config: dict[str, Any]) -> dict[str, Any]:
     options = groups.effective(config).items()
     # `model.shortcut` is also how the fields of its transforms begin.
     return {key: value for key, value in options if not key.startswith(OF_SHORTCUTS)}
-
-
-def _of_the_last_step(run: Run) -> Predictions:
-    """A run's predictions, if they are those that its final test error was counted from."""
-    net = predictions.read_run(run)
-    if net.step != run.steps:
-        raise InputError(
-            f"its predictions are of step {net.step}, not of the last one, {run.steps}; evaluate "
-            "its last checkpoint again"
-        )
-    error = 100 * float(predictions.align([net], "test").wrong.mean())
-    if abs(error - run.final_error("test")) > 1e-6:
-        raise InputError(
-            f"its predictions have a test error of {number(error)} %, its evaluation "
-            f"{number(run.final_error('test'))} %; evaluate it again"
-        )
-    return net
