@@ -173,9 +173,7 @@ def test_classes_must_be_two_or_more_and_different(classes):
 @pytest.mark.parametrize("ratio", [0, -1, float("inf"), float("nan")])
 def test_a_ratio_of_classes_must_be_positive_and_finite(ratio):
     message = refusal(data={"class_ratios": (9, ratio)})
-    assert (
-        f"every item of config.data.class_ratios must be a number above 0, got {ratio:g}" in message
-    )
+    assert f"config.data.class_ratios must be a number above 0, got {ratio:g}" in message
 
 
 @pytest.mark.parametrize("resampling", ["none", "over", "under"])

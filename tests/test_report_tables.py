@@ -69,7 +69,14 @@ def test_published_values_are_found_by_what_identifies_the_net(fields, value):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"model.depth": 26}, {"model.width": 2.0}, {"model.shortcut": "B"}, {"data.name": "digits"}],
+    [
+        {"model.depth": 26},
+        {"model.width": 2.0},
+        {"model.shortcut": "B"},
+        {"data.name": "digits"},
+        {"data.classes": ["cat", "dog"]},
+        {"data.class_ratios": [2.0] + [1.0] * 9},
+    ],
 )
 def test_other_nets_and_data_have_no_published_value(fields):
     assert published.find(run_config(**{**CIFAR, "model.depth": 20, **fields})) is None
@@ -81,6 +88,9 @@ def test_recipe_differences_are_computed_from_the_config():
     assert found[:3] == [
         *("steps 400, not 64,000", "batch size 64, not 128", "learning rate 0.01, not 0.1"),
     ]
+    fields = {"data.resampling": "over", "train.class_weights": "balanced"}
+    found = published.recipe_differences(run_config(**{**CIFAR, **fields}), ORIGINAL)
+    assert found[:2] == ["resampling over, not none", "class weights balanced, not none"]
     base = published.recipe_differences(run_config(**CIFAR), ORIGINAL)
     assert base == ["batch statistics by moving average, not over a large batch"]
 
