@@ -12,6 +12,7 @@ from ml_collections import config_flags
 
 from resnet_jax.config import (
     DataConfig,
+    EvaluationConfig,
     LogConfig,
     ModelConfig,
     OptimizerConfig,
@@ -471,6 +472,7 @@ CLASSES = {
         OptimizerConfig,
         TrainConfig,
         ParallelConfig,
+        EvaluationConfig,
         LogConfig,
     )
 }

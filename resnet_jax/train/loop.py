@@ -92,7 +92,9 @@ class Attempt:
             workdir / run_folder.CHECKPOINTS, keep=self.config.train.keep_checkpoints
         )
         self.evaluator = Evaluator(experiment)
-        self.state, self.start = restored(experiment, self.checkpoints, self.checkpoints.last_step)
+        self.state, self.start = restored(
+            experiment, self.checkpoints, self.checkpoints.newest_intact()
+        )
         self._describe()
         self.writer = MetricsWriter(
             workdir, after_step=self.start, tensorboard=self.config.log.tensorboard
@@ -157,7 +159,7 @@ class Attempt:
                     return run_folder.DIVERGED, diverged_at
             self._look_and_save(step, last)
             if not last and self.should_stop():
-                self._save(step, None)
+                self._save(step, None, last=True)
                 return run_folder.STOPPED, step
         return run_folder.COMPLETED, train.steps
 
@@ -182,11 +184,12 @@ class Attempt:
             return
         val_error = self._evaluate(step) if evaluate else None
         if save:
-            self._save(step, val_error)
+            self._save(step, val_error, last=last)
 
-    def _save(self, step: int, val_error: float | None) -> None:
+    def _save(self, step: int, val_error: float | None, *, last: bool) -> None:
         if self.checkpoints.last_step != step:
-            self.checkpoints.save(step, self.experiment.devices.single_copy(self.state), val_error)
+            state = self.experiment.devices.single_copy(self.state)
+            self.checkpoints.save(step, state, val_error, last=last)
 
     def _evaluate(self, step: int) -> float | None:
         """Logs val and test; only val's error is returned, for nothing may be chosen on test."""
