@@ -103,3 +103,18 @@ def print_predictions(images: list[dict[str, Any]]) -> None:
         table.add_row(rich.text.Text(first), rich.text.Text(name), f"{probability:.4f}")
         last = image
     console.print(table)
+
+
+def print_audit(findings: list[dict[str, Any]]) -> None:
+    """Prints what an audit of the data found: `findings` of `audit.json`."""
+    table = rich.table.Table(title="findings")
+    for heading in ("finding", "gravity", "count", "for example"):
+        table.add_column(heading, justify="right" if heading == "count" else "left")
+    found = [finding for finding in findings if finding["count"]]
+    for finding in found:
+        examples = "\n".join(finding["examples"])
+        gravity = "leak" if finding["leak"] else "note"
+        table.add_row(finding["name"], gravity, str(finding["count"]), examples)
+    if found:
+        rich.console.Console().print(table)
+    print(f"{len(findings) - len(found)} of {len(findings)} checks found nothing")

@@ -17,6 +17,7 @@ ALLOWED = {
     "terminal": {"run_folder"},
     "parallel": {"config", "errors"},
     "data": {"config", "errors", "files"},
+    "data/audit.py": {"data", "config", "errors", "files", "command", "terminal"},
     "models": {"config", "errors"},
     "metrics": {"config", "run_folder", "errors"},
     "train": {"data", "models", "metrics", "parallel"} | BASE,
@@ -32,8 +33,25 @@ OWNERS = {
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"report"},
     "plotly": {"report"},
-    "ml_collections": {"config", "command", "main"},
+    "ml_collections": {"config", "command", "main", "data/audit.py"},
     "tensorboardX": {"metrics/writer.py"},
+}
+# The only ones that may name the test split, or go through all splits: data sets are loaded, laid
+# out and audited as a whole; a run measures it and says so; reports read what was measured.
+# Nothing else can choose on it.
+TEST_READERS = {
+    "data/audit.py",
+    "data/datasets.py",
+    "data/leakage.py",
+    "data/pair_sheet.py",
+    "data/pipeline.py",
+    "data/prepare.py",
+    "data/tfds_source.py",
+    "report",
+    "terminal",
+    "train/evaluator.py",
+    "train/loop.py",
+    "train/setup.py",
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -50,6 +68,19 @@ def part(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def place(path):
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def reads_test(source):
+    """Whether it has the word "test" as a value, or an attribute that gives test images."""
+    return any(
+        (isinstance(node, ast.Constant) and node.value == "test")
+        or (isinstance(node, ast.Attribute) and node.attr in ("test", "splits"))
+        for node in ast.walk(ast.parse(source))
+    )
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_dependencies_point_one_way(path):
     used = {
@@ -57,7 +88,7 @@ def test_dependencies_point_one_way(path):
         for name in imports(path)
         if name.startswith("resnet_jax.") and len(name.split(".")) > 1
     }
-    allowed = ALLOWED.get(part(path), set()) | {part(path)}
+    allowed = ALLOWED.get(place(path), ALLOWED.get(part(path), set())) | {part(path)}
     assert used <= allowed, f"{path.name} imports {used - allowed}"
 
 
@@ -66,7 +97,27 @@ def test_heavy_dependencies_have_one_owner(path):
     for name in imports(path):
         for package, owners in OWNERS.items():
             if name == package or name.startswith(package + "."):
-                assert {part(path), str(path.relative_to(PACKAGE))} & owners, f"{path} has {name}"
+                assert {part(path), place(path)} & owners, f"{path} has {name}"
+
+
+def test_test_images_are_read_only_where_that_is_allowed():
+    for path in FILES:
+        allowed = {part(path), place(path)} & TEST_READERS
+        assert allowed or not reads_test(path.read_text()), f"{path} reads the test split"
+
+
+@pytest.mark.parametrize(
+    ("source", "reads"),
+    [
+        ("x = dataset.test.images", True),
+        ("resident.padded_batches('test', 5)", True),
+        ("for split in dataset.splits.values(): pass", True),
+        ("x = dataset.train.images  # not of test", False),
+        ("def f():\n    'Never reads test.'", False),
+    ],
+)
+def test_a_reader_of_test_images_is_known_by_its_source(source, reads):
+    assert reads_test(source) is reads
 
 
 def test_the_package_never_imports_configs_experiments_or_tensorflow():
