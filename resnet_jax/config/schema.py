@@ -201,11 +201,6 @@ class EvaluationConfig:
     # `audit.json` of these data; the error without leaked test images becomes a column.
     audit: str = _field("", operational=True)
 
-    def costs(self, label: int) -> tuple[float, float]:
-        """Of a false negative and a false positive of a class."""
-        missed, wrong = self.false_negative_cost, self.false_positive_cost
-        return missed[label % len(missed)], wrong[label % len(wrong)]
-
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:

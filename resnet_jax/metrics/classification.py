@@ -8,12 +8,14 @@ import scipy.special
 from resnet_jax.config import EvaluationConfig
 from resnet_jax.metrics import counts, scores
 
+DEFAULT = EvaluationConfig()
+
 
 def report(
     logits: np.ndarray,
     labels: np.ndarray,
     class_names: tuple[str, ...],
-    settings: EvaluationConfig | None = None,
+    settings: EvaluationConfig = DEFAULT,
     *,
     positive: int | None = None,
     mask: np.ndarray | None = None,
@@ -24,7 +26,7 @@ def report(
         logits: float [examples, classes].
         labels: int [examples].
         class_names: in label order.
-        settings: bins and resamples; the defaults if None.
+        settings: bins and resamples.
         positive: the class that binary data ask for; None if there are more, or none is named.
         mask: bool [examples], False for examples that do not count; None counts all.
 
@@ -35,7 +37,6 @@ def report(
     Raises:
         ValueError: if there are no examples.
     """
-    settings = settings or EvaluationConfig()
     if mask is not None:
         logits, labels = logits[mask], labels[mask]
     if not len(labels):

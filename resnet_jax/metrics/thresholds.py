@@ -48,10 +48,16 @@ def operating_points(
             (test[0][:, label], test[1] == label),
             class_names[label],
             settings,
-            costs=settings.costs(label),
+            costs=costs_of(settings, label),
         )
         for label in classes
     ]
+
+
+def costs_of(settings: EvaluationConfig, label: int) -> tuple[float, float]:
+    """What a false negative and a false positive of a class cost."""
+    missed, alarm = settings.false_negative_cost, settings.false_positive_cost
+    return missed[label % len(missed)], alarm[label % len(alarm)]
 
 
 def counts(scores: np.ndarray, positive: np.ndarray, threshold: float) -> dict[str, int]:
