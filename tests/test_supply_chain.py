@@ -1,0 +1,41 @@
+import pathlib
+import re
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LOCKS = sorted(ROOT.glob("*.lock"))
+
+
+def packages(lock):
+    """Each package of a lock file with all that stands about it."""
+    text = re.sub(r"^\s*#.*$", "", lock.read_text(), flags=re.MULTILINE)
+    return [part for part in re.split(r"\n(?=\S)", text.strip()) if part.strip()]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
+def test_every_locked_package_has_one_version_and_its_hashes(lock):
+    found = packages(lock)
+    assert len(found) > 40
+    for part in found:
+        assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,-]+\])?==\S+", part), part
+        assert re.findall(r"--hash=sha256:[0-9a-f]{64}\b", part), part
+
+
+def test_the_install_refuses_what_has_no_hash():
+    makefile = (ROOT / "Makefile").read_text()
+    installs = re.findall(r"\$\(PIP\) (.*requirements\S*\.lock)", makefile)
+    assert len(installs) == 2
+    assert all(line.startswith("--require-hashes") for line in installs)
+
+
+def test_actions_of_others_are_pinned_by_commit():
+    uses = [
+        line.split("uses:")[1].strip()
+        for path in (ROOT / ".github" / "workflows").glob("*.yml")
+        for line in path.read_text().splitlines()
+        if "uses:" in line
+    ]
+    assert uses
+    for action in uses:
+        assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", action), action
