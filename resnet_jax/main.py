@@ -83,12 +83,12 @@ def _stop_on_signals() -> Callable[[], bool]:
 
 
 def _evaluate() -> None:
-    from resnet_jax.train import loop
+    from resnet_jax.train import evaluation
 
     given = _CONFIG.value is not None
     config = run_config.validate(command.read_config(_CONFIG) if given else {})
     if _WORKDIR.value is not None:
-        report = loop.evaluate(
+        report = evaluation.evaluate(
             pathlib.Path(_WORKDIR.value),
             which=_CHECKPOINT.value,
             config=config if given else None,
@@ -98,7 +98,7 @@ def _evaluate() -> None:
             raise InputError(
                 "--mode=evaluate needs --workdir of a trained run, or --config with model.weights"
             )
-        report = loop.evaluate_weights(config)
+        report = evaluation.evaluate_weights(config)
     terminal.print_evaluation(report)
 
 

@@ -16,7 +16,7 @@ from resnet_jax.data import datasets
 from resnet_jax.data.augment import Normalization
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.train import loop, prediction
+from resnet_jax.train import evaluation, loop, prediction
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DIGITS = datasets.load(DataConfig(name="digits"))
@@ -188,7 +188,7 @@ def test_an_older_run_folder_is_mended_by_evaluating_it_again(workdir, pictures,
     line = refusal(capsys, f"--workdir={folder}", pictures[0])
     assert str(path) in line
     assert f"python -m resnet_jax.main --mode=evaluate --workdir={folder}" in line
-    loop.evaluate(folder)
+    evaluation.evaluate(folder)
     assert path.read_bytes() == (workdir / run_folder.PREPROCESSING).read_bytes()
 
 

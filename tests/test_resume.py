@@ -96,6 +96,18 @@ def test_a_run_that_failed_twice_is_the_uninterrupted_one_bit_for_bit(tmp_path, 
     assert len(attempts) == 3
 
 
+def test_a_run_that_only_lacks_its_report_is_the_uninterrupted_one(tmp_path, monkeypatch, whole):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="went away"):
+        patch.setattr(loop, "final_report", lambda *_: (_ for _ in ()).throw(OSError("went away")))
+        loop.train(config(), tmp_path)
+    assert not (tmp_path / run_folder.EVALUATION).exists()
+    status = loop.train(config(), tmp_path)
+    assert_same_run(tmp_path, whole)
+    before = run_folder.read_json(whole / run_folder.STATUS)
+    for name in ("state", "verdict", "train_error", "step"):
+        assert status[name] == before[name]
+
+
 def test_a_run_that_is_asked_to_stop_saves_between_log_lines_and_loses_nothing(tmp_path, whole):
     for calls, step in ((5, 5), (2, 7)):
         status = loop.train(config(), tmp_path, should_stop=stop_after(calls))

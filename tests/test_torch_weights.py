@@ -41,14 +41,14 @@ def test_published_weights_predict_what_was_published_on_all_test_images(shared,
     experiment = Experiment.prepare(config)
     evaluator = Evaluator(experiment)
     state = experiment.devices.replicate(experiment.state)
-    predictions = evaluator.predictions(state, "test")
+    values, logits = evaluator.measure(state, "test")
+    predictions = evaluator.predictions("test", logits)
     expected = np.load(shared / "weights" / "resnet20_cifar10_expected.npz")
     # The stored predictions are in the archive's order, which is that of the sorted names.
     order = np.argsort(predictions["ids"])
     np.testing.assert_array_equal(
         predictions["logits"][order].argmax(-1), expected["predictions_all_test"]
     )
-    values, _ = evaluator.measure(state, "test")
     assert values["error"] == pytest.approx(18.97, abs=1e-4)
 
 

@@ -46,9 +46,8 @@ class Evaluator:
             logits.append(scores)
         return accumulate.merge(parts), logits
 
-    def predictions(self, state: TrainState, split: str) -> dict[str, np.ndarray]:
-        """The logits [examples, classes], labels [examples] and ids [examples] of a split."""
-        _, logits = self.measure(state, split)
+    def predictions(self, split: str, logits: list[Any]) -> dict[str, np.ndarray]:
+        """A split's logits [examples, classes], as `measure` gave them, its labels and its ids."""
         resident = self.experiment.resident
         start, size = resident.starts[split], resident.sizes[split]
         return {
@@ -59,5 +58,8 @@ class Evaluator:
 
     def all_predictions(self, state: TrainState) -> dict[str, dict[str, np.ndarray]]:
         """The `predictions` of val and test, as far as they are not empty."""
-        sizes = self.experiment.resident.sizes
-        return {name: self.predictions(state, name) for name in ("val", "test") if sizes[name]}
+        return {
+            split: self.predictions(split, self.measure(state, split)[1])
+            for split in ("val", "test")
+            if self.experiment.resident.sizes[split]
+        }

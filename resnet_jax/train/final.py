@@ -11,37 +11,33 @@ from resnet_jax import run_folder
 from resnet_jax.config import EvaluationConfig
 from resnet_jax.files import replacing
 from resnet_jax.metrics import classification, findings, thresholds
-from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.setup import Experiment
-from resnet_jax.train.state import TrainState
 
 Predictions = dict[str, dict[str, np.ndarray]]
 
 
 def final_report(
-    evaluator: Evaluator,
-    state: TrainState,
+    experiment: Experiment,
+    predictions: Predictions,
     workdir: pathlib.Path | None,
     step: int,
     train_error: float,
 ) -> dict[str, Any]:
-    """Measures val and test for good.
+    """Judges a net by its predictions of val and test.
 
     Args:
-        evaluator: of the experiment.
-        state: replicated over the devices.
+        experiment: that the net belongs to.
+        predictions: of the splits that are not empty, see `Evaluator.all_predictions`.
         workdir: the run's folder, where `evaluation.json`, `predictions.npz` and `mistakes.npz` are
             written; None writes nothing.
-        step: that the state belongs to.
+        step: that the net is at.
         train_error: percent, over the last log window; NaN if not known.
 
     Returns:
-        What `evaluation.json` holds: step, train_error, settings, a report for each split that is
-        not empty (see `classification.report`), operating_points (see `thresholds`; none without
-        val) and findings.
+        What `evaluation.json` holds: step, train_error, settings, a report for each split (see
+        `classification.report`), operating_points (see `thresholds`; none without val) and
+        findings.
     """
-    experiment = evaluator.experiment
-    predictions = evaluator.all_predictions(state)
     report = _judged(experiment, predictions) | {"step": step, "train_error": train_error}
     report["findings"] = findings.judge(report["splits"], train_error, experiment.config.evaluation)
     if workdir:

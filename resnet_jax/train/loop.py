@@ -8,19 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
 
 from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, differences, load_json, to_json
 from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.errors import InputError
-from resnet_jax.files import replacing
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
-from resnet_jax.train import checkpoint, optimizer, provenance
+from resnet_jax.train import optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.evaluator import Evaluator
-from resnet_jax.train.final import final_report, save_predictions
+from resnet_jax.train.final import final_report
 from resnet_jax.train.progress import TrainingProgress
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
@@ -48,7 +48,7 @@ def train(
         InputError: for bad input, before anything is written.
     """
     run_folder.require_own(workdir)
-    _require_same(config, workdir)
+    require_same(config, workdir)
     status = run_folder.read_json(workdir / run_folder.STATUS) or {}
     if status.get("state") in (run_folder.COMPLETED, run_folder.DIVERGED):
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
@@ -59,7 +59,12 @@ def train(
         return Attempt(experiment, workdir, should_stop).finish()
 
 
-def _require_same(config: RunConfig, workdir: pathlib.Path) -> None:
+def require_same(config: RunConfig, workdir: pathlib.Path) -> None:
+    """Refuses a config that differs from the folder's run in more than operational fields.
+
+    Raises:
+        InputError: with the differences.
+    """
     path = workdir / run_folder.CONFIG
     if path.is_file():
         changed = differences(load_json(path), config)
@@ -105,7 +110,9 @@ class Attempt:
             batch_size=self.config.train.batch_size,
             show=self.config.log.progress,
         )
-        self.train_error = float("nan")
+        # An attempt that only has the report left to do has no step of its own to measure.
+        self.train_error = logged_train_error(workdir, self.start)
+        self.predictions: dict[str, dict[str, np.ndarray]] = {}
         self.last_told = -math.inf
 
     def _describe(self) -> None:
@@ -182,7 +189,7 @@ class Attempt:
         save = last or step % train.checkpoint_interval == 0
         if not (evaluate or save):
             return
-        val_error = self._evaluate(step) if evaluate else None
+        val_error = self._evaluate(step, last) if evaluate else None
         if save:
             self._save(step, val_error, last=last)
 
@@ -191,21 +198,25 @@ class Attempt:
             state = self.experiment.devices.single_copy(self.state)
             self.checkpoints.save(step, state, val_error, last=last)
 
-    def _evaluate(self, step: int) -> float | None:
+    def _evaluate(self, step: int, last: bool) -> float | None:
         """Logs val and test; only val's error is returned, for nothing may be chosen on test."""
         errors = {}
         jax.block_until_ready(self.state.step)
         with self.progress.paused():
             for split in ("val", "test"):
                 if self.experiment.resident.sizes[split]:
-                    values, _ = self.evaluator.measure(self.state, split)
+                    values, logits = self.evaluator.measure(self.state, split)
+                    if last:  # for the final report
+                        self.predictions[split] = self.evaluator.predictions(split, logits)
                     self.writer.write(step, split, values)
                     errors[split] = values["error"]
         return errors.get("val")
 
     def _final_report(self) -> dict[str, Any]:
         steps = self.config.train.steps
-        final_report(self.evaluator, self.state, self.workdir, steps, self.train_error)
+        # An attempt that ended after the last checkpoint and before this has left no predictions.
+        predictions = self.predictions or self.evaluator.all_predictions(self.state)
+        final_report(self.experiment, predictions, self.workdir, steps, self.train_error)
         limit = self.config.train.not_converged_error
         verdict = "converged" if self.train_error <= limit else "not_converged"
         return self._status(run_folder.COMPLETED, steps, verdict=verdict)
@@ -242,53 +253,8 @@ def restored(
     return experiment.devices.replicate(state), step or 0
 
 
-def evaluate(
-    workdir: pathlib.Path, *, which: str = "last", config: RunConfig | None = None
-) -> dict[str, Any]:
-    """Measures a trained run again on val and test; rewrites its evaluation and preprocessing.
-
-    Args:
-        workdir: a run's folder.
-        which: 'last' checkpoint, or 'best' on val. 'all' is as 'last', and the predictions of
-            every kept one are written to `predictions-STEP.npz`.
-        config: the run's own but for operational fields, e.g. costs; as it was trained if None.
-
-    Returns:
-        As `final.final_report`.
-
-    Raises:
-        InputError: if the folder is no run's, has no checkpoint, or is of another config.
-    """
-    if config is None:
-        config = load_json(workdir / run_folder.CONFIG)
-    _require_same(config, workdir)
-    checkpoints, step = checkpoint.of_run(workdir, which)
-    experiment = Experiment.prepare(config)
-    experiment.preprocessing.save(workdir / run_folder.PREPROCESSING)
-    evaluator = Evaluator(experiment)
-    if which == "all":
-        for older in [kept for kept in checkpoints.steps if kept != step]:
-            state, _ = restored(experiment, checkpoints, older)
-            path = workdir / run_folder.predictions_of(older)
-            save_predictions(path, evaluator.all_predictions(state))
-    state, step = restored(experiment, checkpoints, step)
-    train_error = _train_error(workdir, step)
-    report = final_report(evaluator, state, workdir, step, train_error)
-    if which == "all":  # the last step's under its own name too
-        with replacing(workdir / run_folder.predictions_of(step)) as file:
-            file.write((workdir / run_folder.PREDICTIONS).read_bytes())
-    return report
-
-
-def _train_error(workdir: pathlib.Path, step: int) -> float:
-    """As logged at a step; NaN if nothing was."""
+def logged_train_error(workdir: pathlib.Path, step: int) -> float:
+    """The training error (percent) logged at a step; NaN if none was."""
     records = run_folder.read_records(workdir / run_folder.METRICS)
     errors = [r["error"] for r in records if (r["split"], r["step"]) == ("train", step)]
     return math.nan if not errors or errors[-1] is None else float(errors[-1])
-
-
-def evaluate_weights(config: RunConfig) -> dict[str, Any]:
-    """Measures the weights file named in the config on val and test; writes nothing."""
-    experiment = Experiment.prepare(config)
-    state = experiment.devices.replicate(experiment.state)
-    return final_report(Evaluator(experiment), state, None, 0, math.nan)
