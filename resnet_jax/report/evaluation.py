@@ -148,8 +148,10 @@ def _split(split: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with(item: Mapping[str, Any], name: str) -> list[str]:
-    """A value and its interval."""
-    value = item.get(name)
+    """A value and its interval; a dash where the evaluation says nothing of it."""
+    if name not in item:
+        return ["-", ""]
+    value = item[name]
     known = isinstance(value, (int, float)) and math.isfinite(value)
     return [f"{value:.3f}" if known else "undefined", _interval(item.get(f"{name}_interval"))]
 
