@@ -230,3 +230,12 @@ def test_the_verdict_is_json_and_names_what_was_left_out(tmp_path):
 def test_nothing_finished_is_nothing_to_judge(tmp_path):
     make_run(tmp_path, "plain-8", state="running", step=20)
     assert "nothing to judge" in judged(tmp_path).text
+
+
+def test_seeds_that_do_not_differ_at_all_exclude_nothing(tmp_path):
+    for seed in range(2):
+        make_run(tmp_path, "ResNet-8", seed, train=5.0)
+        make_run(tmp_path, "ResNet-14", seed, train=4.0)
+    text = family(judged(tmp_path), "residual").text
+    assert "the seeds do not differ at all" in text
+    assert "What other seeds would do is not known." in text and "excludes" not in text

@@ -110,7 +110,7 @@ def _rise(members: Sequence[Group], overall: Comparison) -> str:
 
 def _judgement(rise: Difference, degradation: str, basis: str, margin: float) -> str:
     points = f"{margin:g} points"
-    if basis == "difference alone":
+    if basis == "difference alone" or rise.sd == 0:  # no spread to judge chance by
         return "What other seeds would do is not known."
     if degradation == "observed" and basis == "interval":
         return f"The whole interval lies above 0, and the mean rise above the margin of {points}."
