@@ -6,7 +6,7 @@ import pytest
 from resnet_jax import run_folder
 from resnet_jax.config import EvaluationConfig
 from resnet_jax.metrics import classification, findings, thresholds
-from resnet_jax.report import evaluation, records, sweep, tables
+from resnet_jax.report import evaluation, records, style, sweep, tables
 from resnet_jax.report.outputs import write_report
 from tests.test_report_html import HOSTILE, browse
 from tests.test_report_runs import make_run
@@ -187,3 +187,9 @@ def test_evaluations_of_earlier_versions_are_shown_as_far_as_they_go(tmp_path):
     assert view["findings"] == [] and view["points"] == []
     assert view["splits"]["test"]["rows"][0][:2] == [["0.500", ""], ["0.250", ""]]
     assert write_report(tmp_path).html.is_file()
+
+
+def test_a_part_of_a_data_set_is_not_called_by_its_name_alone():
+    whole = {"name": "cifar10", "original": True, "classes": 10}
+    assert style.dataset_name(whole) == "cifar10"
+    assert style.dataset_name(whole | {"classes": 2}) == "cifar10, 2 of its classes"

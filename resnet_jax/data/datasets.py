@@ -62,8 +62,9 @@ class Dataset:
         """What tells two data sets of one name apart.
 
         Returns:
-            The name, the examples of each split, a SHA-256 of all images and labels, and whether
-            these are the published files (by the ids that TFDS gives them) or a copy.
+            The name, the number of classes, the examples of each split, a SHA-256 of all images
+            and labels, and whether these are the published files (by the ids that TFDS gives
+            them) or a copy.
         """
         digest = hashlib.sha256(repr(self.class_names).encode())
         for split in self.splits.values():
@@ -72,6 +73,7 @@ class Dataset:
         copied = self.name.startswith("cifar") and not re.fullmatch(r"test_\d{5}", self.test.ids[0])
         return {
             "name": self.name,
+            "classes": self.num_classes,
             "examples": {name: len(split) for name, split in self.splits.items()},
             "sha256": digest.hexdigest(),
             "original": not copied,

@@ -181,7 +181,7 @@ def _points(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def _counted(found: Mapping[str, Any]) -> list[Any]:
     shares = (found["precision"], found["recall"], found["f1"], found["cost"])
-    rounded = [None if x is None else float(f"{x:.4g}") for x in shares]
+    rounded = [None if x is None else float(f"{x:.6g}") for x in shares]
     return [*(found[name] for name in ("tp", "fp", "fn", "tn")), *rounded]
 
 

@@ -67,8 +67,8 @@ def details(sweep: Sweep) -> str:
         '<section id="evaluation"><h2>One run in detail</h2><div class="controls"><label>run '
         '<select id="class-run"></select></label><label><input type="checkbox" id="as-rates">'
         f"confusion in percent</label></div>{own}"
-        '<div class="panels"><div class="scroll"><table id="summary"><thead><tr><th>measure</th>'
-        '<th class="number">value</th><th>95 % interval</th><th></th></tr></thead><tbody></tbody>'
+        '<div class="panels tables"><div class="scroll"><table id="summary"><thead><tr>'
+        '<th>measure</th><th class="number">value</th><th>95 % interval</th><th></th></tr></thead><tbody></tbody>'
         '</table><p class="quiet" id="undefined"></p></div><div class="scroll"><table id="classes">'
         f"<thead><tr><th>class</th>{heads}</tr></thead><tbody></tbody></table></div></div>"
         f'<div class="panels">{plots}</div>{_points()}'

@@ -114,12 +114,18 @@ def plain_lines(facts: Sequence[str], width: int = 110) -> str:
     return "\n".join(lines)
 
 
+CLASSES = {"digits": 10, "cifar10": 10, "cifar100": 100}
+
+
 def dataset_name(dataset: Mapping[str, Any]) -> str:
-    """The data set in words: its name, and whether its files are the original ones."""
+    """The data set in words: its name, whether its files are the original ones and complete."""
     name = str(dataset.get("name", "unknown data set"))
     original = dataset.get("original")
     if name.startswith("cifar") and original is not True:
         name += (
             " (a copy, not the original files)" if original is False else " (files not recorded)"
         )
+    classes = dataset.get("classes")
+    if isinstance(classes, int) and classes < CLASSES.get(str(dataset.get("name")), 0):
+        name += f", {classes} of its classes"
     return name
