@@ -57,6 +57,9 @@ def details(sweep: Sweep) -> str:
     if not any(run.evaluation for run in [*sweep.runs, *sweep.unfinished]):
         return ""
     heads = "".join(f'<th class="number">{name}</th>' for name in HEADINGS)
+    measures = (
+        '<tr><th>measure</th><th class="number">value</th><th>95 % interval</th><th></th></tr>'
+    )
     own = '<ul class="findings" id="run-findings"></ul>' if len(_judged(sweep)) > 1 else ""
     plots = "".join(
         f'<figure><div class="plot" id="{name}"></div><figcaption class="quiet">{text}'
@@ -67,8 +70,8 @@ def details(sweep: Sweep) -> str:
         '<section id="evaluation"><h2>One run in detail</h2><div class="controls"><label>run '
         '<select id="class-run"></select></label><label><input type="checkbox" id="as-rates">'
         f"confusion in percent</label></div>{own}"
-        '<div class="panels tables"><div class="scroll"><table id="summary"><thead><tr>'
-        '<th>measure</th><th class="number">value</th><th>95 % interval</th><th></th></tr></thead><tbody></tbody>'
+        f'<div class="panels tables"><div class="scroll"><table id="summary"><thead>{measures}'
+        "</thead><tbody></tbody>"
         '</table><p class="quiet" id="undefined"></p></div><div class="scroll"><table id="classes">'
         f"<thead><tr><th>class</th>{heads}</tr></thead><tbody></tbody></table></div></div>"
         f'<div class="panels">{plots}</div>{_points()}'
