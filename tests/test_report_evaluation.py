@@ -120,6 +120,7 @@ def test_a_report_on_several_runs_has_a_table_of_findings(tmp_path):
     evaluated(tmp_path)
     evaluated(tmp_path, seed=1)
     page = write_report(tmp_path).html.read_text().partition("<script")[0]
+    assert page.index('id="curves"') < page.index('id="findings"')
     table = page.partition('<table id="findings">')[2].partition("</table>")[0]
     assert table.count("<tr>") == 2 and "better than the majority class" in table
 

@@ -61,9 +61,7 @@ def render(
         f"<h1>{escape(title)}</h1>",
         f'<p class="quiet">{escape(_origin(sweep))}</p>',
         _verdict(verdict),
-        evaluation_page.findings(sweep),
-        _curves(sweep),
-        _depths(sweep),
+        *_in_order(_curves(sweep) + _depths(sweep), evaluation_page.findings(sweep), sweep),
         _pictures(pictures),
         _table(tables.against_published(sweep)) if sweep.groups else "",
         _table(tables.by_label(sweep)) if sweep.groups else "",
@@ -92,6 +90,12 @@ def render(
             "",
         ]
     )
+
+
+def _in_order(curves: str, findings: str, sweep: Sweep) -> tuple[str, str]:
+    """One run is first asked whether it is good, a sweep what depth does."""
+    alone = len(sweep.runs) + len(sweep.unfinished) == 1
+    return (findings, curves) if alone else (curves, findings)
 
 
 def _policy(scripts: Sequence[str]) -> str:
