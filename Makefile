@@ -1,5 +1,7 @@
 # make demo    the story on data that ships with the dependencies
 # make test    every check; CI runs exactly this
+# make faults  breaks runs, disks, data and clocks on purpose, and prints what was survived
+# make native  an extension that trains faster on CPU; needs g++ and oneDNN (docs/performance.md)
 #
 # PYTHON=...   the interpreter (3.11 to 3.13); VENV=... where to install; TORCH= to test without PyTorch
 
@@ -10,12 +12,22 @@ VENV ?= .venv
 TORCH ?= -r requirements-torch.txt
 PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types pytest lock clean
+# Where the library or a compiler is missing, these two go on without the extension.
+NATIVE = $(VENV)/bin/python -m resnet_jax.native.build
+
+.PHONY: native demo test faults lint types pytest lock clean
 
 demo: $(VENV)/.runtime
+	@$(NATIVE) --optional
 	$(VENV)/bin/python -m experiments.demo
 
+native: $(VENV)/.runtime
+	@$(NATIVE)
+
 test: lint types pytest
+
+faults: $(VENV)/.development
+	$(VENV)/bin/python -m tests.faults --rounds=50 --out=faults
 
 lint: $(VENV)/.development
 	$(VENV)/bin/ruff check .
@@ -25,6 +37,7 @@ types: $(VENV)/.development
 	$(VENV)/bin/mypy
 
 pytest: $(VENV)/.development
+	@$(NATIVE) --optional
 	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 $(VENV)/bin/python:
@@ -47,4 +60,4 @@ lock:
 		--custom-compile-command "make lock" requirements$$kind.txt -o requirements$$kind.lock; done
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf resnet_jax/native/lib $(VENV) .pytest_cache .mypy_cache .ruff_cache

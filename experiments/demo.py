@@ -1,4 +1,4 @@
-"""`make demo`: the degradation grid on scikit-learn's digits, two seeds, minutes on a CPU.
+"""`make demo`: the degradation grid on scikit-learn's digits, three seeds, minutes on a CPU.
 
     python -m experiments.demo --workdir=runs/demo
 
@@ -20,7 +20,7 @@ def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]
     ]
 
 
-GRID = degradation.GRID._replace(name="demo", base="configs/digits.py", rows=rows, seeds=(0, 1))
+GRID = degradation.GRID._replace(name="demo", base="configs/digits.py", rows=rows, seeds=(0, 1, 2))
 
 if __name__ == "__main__":
     run.launch(GRID)

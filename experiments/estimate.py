@@ -68,7 +68,7 @@ def _measure_apart(run: PlannedRun, slot: slots.Slot) -> dict[str, Any]:
             [sys.executable, "-m", "experiments.estimate", str(path)],
             capture_output=True,
             text=True,
-            **slots.placement(slot, run.config.model.depth),
+            **slots.placement(slot, run.config),
         )
     if done.returncode:
         raise RuntimeError(f"{run.name} cannot be measured: {done.stderr.strip()}")
@@ -87,7 +87,7 @@ def measure(path: pathlib.Path) -> dict[str, Any]:
     experiment = Experiment.prepare(load_json(path))
     train = experiment.config.train
     order = TrainingOrder(experiment.resident.sizes["train"], train.batch_size, train.seed)
-    state = experiment.devices.replicate(experiment.state)
+    state = experiment.placed(experiment.state)
     start = 0.0
     for call in range(1 + STEPS):
         examples = order.batches(call * experiment.steps_per_call, experiment.steps_per_call)

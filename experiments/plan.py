@@ -5,6 +5,7 @@ Nothing is remembered but the run folders themselves, so a sweep can be started 
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from resnet_jax.errors import InputError
 
 # Runs that were replaced by --force go here; reports leave hidden folders out.
 REPLACED = ".replaced"
+# Runs' names become folders: nothing that leads elsewhere, or that is hidden.
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 
 
 @dataclasses.dataclass
@@ -77,6 +80,12 @@ def plan(
     Raises:
         InputError: if a row is not valid, or a folder holds a run with another config.
     """
+    for row in rows:
+        if not RUN_NAME.fullmatch(row.name):
+            raise InputError(
+                f"{row.name!r} cannot be a run's name; use 1 to 80 letters, digits, '.', '_', '-', "
+                "beginning with a letter or digit"
+            )
     runs = [PlannedRun(row.name, workdir / row.name, _config(base, row)) for row in rows]
     changed = {}
     for run in runs:

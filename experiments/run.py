@@ -5,6 +5,8 @@
 
 Starting the same command again skips what is finished, goes on with what was begun and tries again
 what failed. Ctrl-C stops all runs with a checkpoint. `--dry-run` only tells what would be done.
+A run that crashes, is killed or hangs takes no other with it and is tried once more; where one run
+after the other fails before its first step, the sweep stops, for something concerns them all.
 
 Exit codes: 0 all runs have a result, 1 some failed, 2 bad input, 75 stopped.
 """
@@ -25,8 +27,14 @@ from experiments.live import Board
 from experiments.plan import PlannedRun, enqueue, plan
 from resnet_jax import command, run_folder
 from resnet_jax.errors import InputError
+from resnet_jax.terminal import CONSOLE
 
 POLL_SECONDS = 0.3
+# How JAX, Python and the C++ library tell of it. The batch stays as it is: another would be another
+# recipe.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "Out of memory")
+# Processes in a row that fail without a step, after which no more are started.
+MOST_EARLY_FAILURES = 3
 
 
 class Sweep:
@@ -37,17 +45,25 @@ class Sweep:
         places: where they may run; each holds one at a time.
         retries: how often a failed run is tried again.
         title: for the table.
+        hang_after: seconds without a sign of life after which a run's process is killed.
     """
 
     def __init__(
-        self, runs: Sequence[PlannedRun], places: Sequence[slots.Slot], *, retries: int, title: str
+        self,
+        runs: Sequence[PlannedRun],
+        places: Sequence[slots.Slot],
+        *,
+        retries: int,
+        title: str,
+        hang_after: float = 1800.0,
     ):
-        self.runs, self.retries = runs, retries
+        self.runs, self.retries, self.hang_after = runs, retries, hang_after
         self.free = list(places)
         self.waiting = [run for run in runs if not run.is_finished]
-        self.running: dict[str, tuple[PlannedRun, slots.Slot, subprocess.Popen[bytes]]] = {}
+        self.running: dict[str, slots.Job] = {}
+        self.early_failures = 0
         self.refused: str | None = None
-        self.stopping = False
+        self.stopping = self.killing = False
         self.board = Board(title, runs)
 
     def work(self) -> int:
@@ -65,19 +81,22 @@ class Sweep:
             self.board.close()
         if self.refused:
             raise InputError(self.refused)
+        if self.early_failures >= MOST_EARLY_FAILURES:
+            return 1
         if self.stopping:
             return command.INTERRUPTED
         return 0 if all(run.is_finished for run in self.runs) else 1
 
     def stop(self, number: int, frame: object) -> None:
         """Asks every run to save and end; asked again, ends them at once."""
-        self._end_all(signal.SIGKILL if self.stopping else signal.SIGINT)
+        self.killing = self.stopping
+        self._end_all(signal.SIGKILL if self.killing else signal.SIGINT)
         self.stopping = True
 
     def _end_all(self, number: signal.Signals) -> None:
-        for _, _, process in self.running.values():
-            if process.poll() is None:
-                process.send_signal(number)
+        for job in self.running.values():
+            if job.process.poll() is None:
+                job.process.send_signal(number)
 
     def _begin(self) -> None:
         # A run whose process outlived an earlier runner is left alone until that has saved.
@@ -85,39 +104,70 @@ class Sweep:
         while self.free and ready and not self.stopping:
             run, slot = ready.pop(0), self.free.pop(0)
             self.waiting.remove(run)
-            self.running[run.name] = (
-                run,
-                slot,
-                slots.start(run.folder, slot, run.config.model.depth),
-            )
+            process = slots.start(run.folder, slot, run.config)
+            self.running[run.name] = slots.Job(run, slot, process)
 
     def _collect(self) -> None:
-        for name, (run, slot, process) in list(self.running.items()):
-            code = process.poll()
+        for name, job in list(self.running.items()):
+            code = job.process.poll()
             if code is None:
+                if job.seconds_without_a_beat() > self.hang_after:
+                    job.hung = True
+                    job.process.kill()
                 continue
             del self.running[name]
-            self.free.append(slot)
+            self.free.append(job.slot)
             if code in (0, command.HAS_DIVERGED, command.INTERRUPTED):
+                self.early_failures = 0
                 continue
-            words = slots.last_words(run.folder)
+            if self.killing and code == -signal.SIGKILL:
+                continue  # by us, as asked; it goes on from its last checkpoint another time
+            words = slots.last_words(job.run.folder)
+            if code == command.BAD_INPUT and run_folder.IN_USE in words:
+                self.waiting.insert(0, job.run)  # by a process that an earlier runner has left
+                continue
             if code == command.BAD_INPUT:
                 # The others share data and machine: they would be refused as well.
                 self.refused = f"{name} was refused: {words.removeprefix('error: ')}"
-                self.stopping = True
-                self._end_all(signal.SIGINT)
+                self._end()
                 continue
-            run.failures += 1
-            _note_failure(run, code, words)
-            if run.failures <= self.retries:
-                self.waiting.append(run)
+            self._count_failure(job, _reason(job, code, words, self.hang_after))
+
+    def _count_failure(self, job: slots.Job, reason: str) -> None:
+        run = job.run
+        # A process that was killed could not say so itself.
+        status = {**run.status, "state": run_folder.FAILED, "reason": reason}
+        run_folder.write_json(run.folder / run_folder.STATUS, status)
+        self.early_failures = 0 if job.has_worked else self.early_failures + 1
+        if self.early_failures == MOST_EARLY_FAILURES:
+            CONSOLE.print(
+                f"{MOST_EARLY_FAILURES} processes in a row failed before their first step, the "
+                f"last with: {reason}. No others are started; mend this and start the same "
+                "command again",
+                highlight=False,
+                markup=False,
+            )
+            self._end()
+            return
+        run.failures += 1
+        if run.failures <= self.retries:
+            self.waiting.append(run)
+
+    def _end(self) -> None:
+        """Begins no others, and lets those that run save."""
+        self.stopping = True
+        self._end_all(signal.SIGINT)
 
 
-def _note_failure(run: PlannedRun, code: int, words: str) -> None:
-    """A process that was killed could not say so itself."""
-    reason = f"its process was ended by signal {-code}" if code < 0 else words
-    status = {**run.status, "state": run_folder.FAILED, "reason": reason}
-    run_folder.write_json(run.folder / run_folder.STATUS, status)
+def _reason(job: slots.Job, code: int, words: str, hang_after: float) -> str:
+    """Why a process failed, for people."""
+    if job.hung:
+        return f"it showed no sign of life for {hang_after:.0f} s and was ended"
+    if any(sign in words for sign in OUT_OF_MEMORY):
+        return f"out of memory: {words}"
+    if code == -signal.SIGKILL:
+        return "its process was killed (signal 9), as the system does when memory runs out"
+    return f"its process was ended by signal {-code}" if code < 0 else words
 
 
 def launch(grid: Grid) -> None:
@@ -129,6 +179,9 @@ def launch(grid: Grid) -> None:
     seeds = flags.DEFINE_list("seeds", [str(s) for s in grid.seeds], "One run each.")
     jobs = flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0)
     retries = flags.DEFINE_integer("retries", 1, "How often a failed run is tried again.", 0)
+    hang_after = flags.DEFINE_float(
+        "hang_after", 1800.0, "Seconds without a step after which a run counts as hung.", 1.0
+    )
     force = flags.DEFINE_bool("force", False, "Replace runs whose config has changed.")
     dry_run = flags.DEFINE_bool("dry_run", False, "Only print the grid, with its cost.")
     flags.DEFINE_alias("dry-run", "dry_run")
@@ -151,21 +204,20 @@ def launch(grid: Grid) -> None:
         if dry_run.value:
             estimate.show(runs, places)
             return
-        sys.exit(sweep(runs, places, retries=retries.value, title=grid.name, workdir=folder))
+        work = Sweep(
+            runs,
+            places,
+            retries=retries.value,
+            title=grid.name,
+            hang_after=hang_after.value,
+        )
+        sys.exit(finish(work, folder))
 
     command.run(main)
 
 
-def sweep(
-    runs: Sequence[PlannedRun],
-    places: Sequence[slots.Slot],
-    *,
-    retries: int,
-    title: str,
-    workdir: pathlib.Path,
-) -> int:
-    """Works off the runs, then writes the report; returns the exit code."""
-    work = Sweep(runs, places, retries=retries, title=title)
+def finish(work: Sweep, workdir: pathlib.Path) -> int:
+    """Works off a sweep, then writes the report; returns the exit code."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, work.stop)
     code = work.work()

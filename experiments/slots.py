@@ -5,33 +5,18 @@ import dataclasses
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-from resnet_jax import run_folder
+from experiments.plan import PlannedRun
+from resnet_jax import environment, run_folder, stopping
+from resnet_jax.config import RunConfig
 from resnet_jax.errors import InputError
 
 LOG = "log.txt"
-
-# XLA:CPU fuses the chain of residual additions into each weight gradient, so that its cost grows
-# with the square of the depth; without fusion depth 56 runs twice as fast, 20 a tenth slower.
-FUSION_HURTS_FROM = 44
-
-# XLA:CPU asks for its scratch memory anew at each step, and the kernel's filling it with pages of
-# 4 KiB costs as much as the arithmetic: huge pages, and no memory given back between steps. glibc
-# passes over what it does not know, other allocators over all of it.
-KEEP_MEMORY = ":".join(
-    f"glibc.malloc.{name}={value}"
-    for name, value in {
-        "hugetlb": 1,
-        "mmap_threshold": 2**34,
-        "trim_threshold": 2**34,
-        "top_pad": 2**28,
-    }.items()
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +32,39 @@ class Slot:
     name: str
     cores: tuple[int, ...]
     environment: dict[str, str]
+
+
+@dataclasses.dataclass
+class Job:
+    """A run's process.
+
+    Attributes:
+        run: that it works on.
+        slot: that it occupies.
+        process: as it was started.
+        hung: whether it was killed for not showing a sign of life.
+    """
+
+    run: PlannedRun
+    slot: Slot
+    process: subprocess.Popen[bytes]
+    hung: bool = False
+
+    def __post_init__(self) -> None:
+        self._before = run_folder.last_beat(self.run.folder)
+        self._seen = self._before, time.monotonic()
+
+    @property
+    def has_worked(self) -> bool:
+        """Whether it has made a step."""
+        return run_folder.last_beat(self.run.folder) != self._before
+
+    def seconds_without_a_beat(self) -> float:
+        """How long the run has not got on, by this process's clock; the system's may jump."""
+        beat, now = run_folder.last_beat(self.run.folder), time.monotonic()
+        if beat != self._seen[0]:
+            self._seen = beat, now
+        return now - self._seen[1]
 
 
 def available(jobs: int) -> list[Slot]:
@@ -86,37 +104,25 @@ def _devices() -> tuple[str, int]:
     return platform, int(count)
 
 
-def placement(slot: Slot, depth: int) -> dict[str, Any]:
-    """How `subprocess` puts a process there that trains a net of this depth."""
+def placement(slot: Slot, config: RunConfig) -> dict[str, Any]:
+    """How `subprocess` puts a process there that trains a run of this config."""
+    wanted = environment.of_run(config, on_cpu=bool(slot.cores))
     return {
-        "env": {**_defaults(slot, depth), **os.environ, **slot.environment},
+        "env": {**os.environ, **wanted, **slot.environment},
         # A group of its own: Ctrl-C reaches the runner alone, which then asks each run to stop.
         "start_new_session": True,
         "preexec_fn": _settle(slot.cores),
     }
 
 
-def _defaults(slot: Slot, depth: int) -> dict[str, str]:
-    """What helps a run and the user has not decided otherwise."""
-    # Runs that differ in the seed alone share one program. Compiled code fits one kind of machine.
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    cache = home / "resnet_jax" / f"compiled-{socket.gethostname()}"
-    defaults = {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-    if slot.cores:
-        defaults["GLIBC_TUNABLES"] = KEEP_MEMORY
-    if slot.cores and depth >= FUSION_HURTS_FROM:
-        defaults["XLA_FLAGS"] = "--xla_disable_hlo_passes=fusion"
-    return defaults
-
-
-def start(folder: pathlib.Path, slot: Slot, depth: int) -> subprocess.Popen[bytes]:
-    """Starts (or goes on with) the run whose config lies in `folder`; its words go to log.txt."""
+def start(folder: pathlib.Path, slot: Slot, config: RunConfig) -> subprocess.Popen[bytes]:
+    """Starts (or goes on with) the run in `folder`; its words go to log.txt."""
     command = [sys.executable, "-m", "resnet_jax.main", f"--workdir={folder}"]
-    with (folder / LOG).open("ab") as log:
+    with (folder / LOG).open("ab") as log, stopping.held_back():
         log.write(f"--- {run_folder.now()} on {slot.name}\n".encode())
         log.flush()
         return subprocess.Popen(
-            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, **placement(slot, depth)
+            command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, **placement(slot, config)
         )
 
 

@@ -9,11 +9,17 @@ Exit codes: 0 completed, 2 bad input (one line says what to mend), 3 diverged, 7
 same command goes on), 1 anything else.
 """
 
+from resnet_jax import environment
+from resnet_jax.stopping import StopRequest
+
+STOP = StopRequest()
+if __name__ == "__main__":
+    # Before the other imports, which take a second in which a signal would end the process.
+    environment.keep_memory()
+    STOP.listen()
+
 import pathlib
-import signal
 import sys
-import threading
-from collections.abc import Callable
 
 from absl import flags
 from ml_collections import config_flags
@@ -40,9 +46,10 @@ def main(argv: list[str]) -> None:
         _evaluate()
         return
     config, workdir = _config_and_workdir()
+    environment.prepare(config)
     from resnet_jax.train import loop
 
-    status = loop.train(config, workdir, should_stop=_stop_on_signals())
+    status = loop.train(config, workdir, should_stop=STOP)
     terminal.print_outcome(workdir, status)
     if status["state"] == run_folder.STOPPED:
         sys.exit(command.INTERRUPTED)
@@ -67,26 +74,13 @@ def _config_and_workdir() -> tuple[run_config.RunConfig, pathlib.Path]:
     return run_config.load_json(workdir / run_folder.CONFIG), workdir
 
 
-def _stop_on_signals() -> Callable[[], bool]:
-    """Makes SIGINT and SIGTERM ask for a checkpoint and an end; a second one ends at once."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: object) -> None:
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-        print("stopping after this step; again to stop at once", file=sys.stderr)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return asked.is_set
-
-
 def _evaluate() -> None:
-    from resnet_jax.train import evaluation
-
+    STOP.end_at_once()
     given = _CONFIG.value is not None
     config = run_config.validate(command.read_config(_CONFIG) if given else {})
+    environment.prepare(config)
+    from resnet_jax.train import evaluation
+
     if _WORKDIR.value is not None:
         report = evaluation.evaluate(
             pathlib.Path(_WORKDIR.value),

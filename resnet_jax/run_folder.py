@@ -13,6 +13,7 @@
     checkpoints/      Orbax
     tensorboard/      event files
     .lock             held by the process that trains
+    .heartbeat        touched while it gets on
 
 Neither JAX nor NumPy is imported here. Whole files are replaced atomically; records are appended.
 """
@@ -43,6 +44,9 @@ MISTAKES = "mistakes.npz"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 LOCK = ".lock"
+IN_USE = "is in use by"
+HEARTBEAT = ".heartbeat"
+BEAT_SECONDS = 1.0
 
 # The states of status.json. Only `running` may still change by itself.
 QUEUED, RUNNING, STOPPED = "queued", "running", "stopped"
@@ -137,7 +141,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
         name = os.read(file, 200).decode()
         os.close(file)
         raise InputError(
-            f"--workdir={workdir} is in use by {name}; wait until it ends, or choose another"
+            f"--workdir={workdir} {IN_USE} {name}; wait until it ends, or choose another"
         ) from error
     try:
         os.ftruncate(file, 0)
@@ -158,6 +162,19 @@ def owner(workdir: pathlib.Path) -> str | None:
         return None
     except InputError as error:
         return str(error)
+
+
+def beat(workdir: pathlib.Path) -> None:
+    """Shows that the run gets on; called every `BEAT_SECONDS` or a little later."""
+    (workdir / HEARTBEAT).touch()
+
+
+def last_beat(workdir: pathlib.Path) -> int:
+    """When the run last showed that it gets on, in nanoseconds by its own clock; 0 if never."""
+    try:
+        return (workdir / HEARTBEAT).stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def read_records(path: pathlib.Path) -> list[dict[str, Any]]:

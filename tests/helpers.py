@@ -17,7 +17,9 @@ def random_images(count, *, shape=(32, 32, 3), seed=0):
     return np.random.RandomState(seed).randint(0, 256, (count, *shape)).astype(np.uint8)
 
 
-def prepare_cifar10(data_dir, images, labels, *, shape=(32, 32, 3), num_classes=10):
+def prepare_cifar10(
+    data_dir, images, labels, *, shape=(32, 32, 3), num_classes=10, name_of="{}_{:05d}".format
+):
     """Writes a prepared TFDS `cifar10` folder.
 
     Args:
@@ -26,6 +28,7 @@ def prepare_cifar10(data_dir, images, labels, *, shape=(32, 32, 3), num_classes=
         labels: for 'train' and 'test', whole numbers.
         shape: what the folder claims of its images.
         num_classes: what TFDS accepts as a label while writing.
+        name_of: an example's id, from its split and its number.
     """
 
     class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -50,7 +53,7 @@ def prepare_cifar10(data_dir, images, labels, *, shape=(32, 32, 3), num_classes=
                 png = io.BytesIO()
                 PIL.Image.fromarray(image).save(png, "png")
                 png.seek(0)
-                yield i, {"id": f"{split}_{i:05d}", "image": png, "label": int(label)}
+                yield i, {"id": name_of(split, i), "image": png, "label": int(label)}
 
     Cifar10(data_dir=data_dir, file_format="array_record").download_and_prepare()
     return data_dir

@@ -144,11 +144,26 @@ def test_looking_only_moves_nothing(saved):
     assert contents(saved.parent) == before
 
 
-def test_the_best_one_is_refused_if_it_is_damaged(saved):
-    flip(files(saved / "6")[0], 1)
-    with pytest.raises(InputError, match="checkpoint 6, the best on val, is damaged"):
+@pytest.mark.parametrize("step", ["2", "6"])
+def test_with_a_damaged_one_the_best_is_not_known_and_refused(saved, step):
+    flip(files(saved / step)[0], 1)
+    with pytest.raises(InputError, match=f"checkpoint {step} is damaged .* not known"):
         checkpoint.of_run(saved.parent, "best")
-    assert checkpoint.of_run(saved.parent, "last")[1] == 4
+    assert checkpoint.of_run(saved.parent, "last")[1] == (4 if step == "6" else 6)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"val_er', b"\xff", b"{}", b'{"val_error": "low"}'])
+@pytest.mark.parametrize("step", ["2", "6"])
+def test_a_damaged_error_on_val_of_any_step_does_not_hide_the_intact_ones(saved, step, content):
+    (saved / step / "metrics" / "metrics").write_bytes(content)
+    expected = 4 if step == "6" else 6
+    looking, found = checkpoint.of_run(saved.parent, "last")
+    np.testing.assert_array_equal(
+        looking.restore(found, like=state_of(0))["kernel"], state_of(expected)["kernel"]
+    )
+    assert restore_newest(saved) == expected
+    save_steps(saved, steps=(8,))
+    assert checkpoint.of_run(saved.parent, "best")[1] == 8
 
 
 def test_half_written_steps_of_a_dead_process_are_cleared_away(saved):

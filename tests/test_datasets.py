@@ -193,7 +193,15 @@ def flipped_in_a_few_bytes(content):
     return content[:at] + bytes(255 - byte for byte in content[at : at + 64]) + content[at + 64 :]
 
 
-@pytest.mark.parametrize("damage", [emptied, cut_in_half, overwritten, flipped_in_a_few_bytes])
+def narrowed(content):
+    # The bytes that are then read have no checksum of their own.
+    return content.replace(b"32, 32, 3)", b"32, 22, 3)", 1)
+
+
+DAMAGES = [emptied, cut_in_half, overwritten, flipped_in_a_few_bytes]
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, narrowed])
 def test_damaged_decoded_images_are_decoded_again(folder, damage):
     load(folder)
     for path in (folder / "decoded").iterdir():
@@ -229,13 +237,59 @@ def test_a_missing_record_file_is_named(folder):
         load(folder)
 
 
-@pytest.mark.parametrize("damage", [emptied, cut_in_half, overwritten, flipped_in_a_few_bytes])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_record_file_is_refused_with_what_to_do(folder, damage):
     (path,) = record_files(folder, "train")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match="prepare it again") as caught:
         load(folder)
     assert "cifar10 train" in str(caught.value)
+    assert path.name in str(caught.value)
+
+
+def test_a_damaged_record_is_told_with_its_file_and_byte(folder):
+    (path,) = record_files(folder, "train")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 100] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(InputError, match=rf"record \d+, in .*{path.name}.* at byte \d+"):
+        load(folder)
+
+
+def test_a_split_that_is_shorter_than_its_metadata_say_is_refused(folder):
+    path = folder / "cifar10" / "3.0.2" / "dataset_info.json"
+    path.write_text(path.read_text().replace('"20"', '"21"'))
+    with pytest.raises(InputError, match="record 20, in .*train.* cannot be read"):
+        load(folder)
+
+
+def test_an_example_that_stands_there_twice_is_named(folder, monkeypatch):
+    read = tfds_source.PreparedDataset.read
+
+    def repeating(self, split):
+        images, labels, ids = read(self, split)
+        ids[3] = ids[7]
+        return images, labels, ids
+
+    monkeypatch.setattr(tfds_source.PreparedDataset, "read", repeating)
+    with pytest.raises(InputError, match="example train_0.* stands there 2 times"):
+        load(folder)
+
+
+def test_a_full_data_set_has_as_many_examples_of_each_class_as_were_published(folder, monkeypatch):
+    monkeypatch.setitem(datasets.PUBLISHED_CLASS_SIZES, "cifar10 train", 2)
+    load(folder)
+    read = tfds_source.PreparedDataset.read
+
+    def mislabelled(self, split):
+        images, labels, ids = read(self, split)
+        labels[0] = (labels[0] + 1) % 10
+        return images, labels, ids
+
+    monkeypatch.setattr(tfds_source.PreparedDataset, "read", mislabelled)
+    shutil.rmtree(folder / "decoded")
+    with pytest.raises(InputError, match="classes have 1 to 3 examples, while 2 of each"):
+        load(folder)
 
 
 @pytest.mark.parametrize("damage", [emptied, cut_in_half, overwritten])

@@ -200,6 +200,6 @@ def test_twins_of_one_rate_differ_in_their_shortcuts_alone_and_rates_in_the_rate
 
 def test_the_demos_runs_differ_in_depth_shortcuts_and_seed_alone():
     first, *others = configs("demo").values()
-    assert len(others) == 11
+    assert len(others) == 17
     fields = set().union(*(changed(first, run) for run in others))
     assert fields == {"model.depth", "model.residual", "train.seed"}

@@ -407,6 +407,7 @@ def test_training_ends_with_exit_code_0_and_a_folder_that_holds_everything(train
     assert not list(workdir.rglob("*.tmp"))
     (attempt,) = run_folder.read_json(workdir / "provenance.json")["attempts"]
     assert attempt["command"][1] == DIGITS
+    assert isinstance(attempt["native"]["used"], bool)
 
 
 def test_the_evaluation_is_that_of_the_predictions(trained):
@@ -488,7 +489,7 @@ def test_a_run_that_diverges_has_exit_code_3_and_tells_the_step(command, tmp_pat
     assert status["state"] == "diverged"
     # The first update, of size 1e30, is finite; the loss after it is not.
     assert status["step"] == 2
-    assert status["reason"] == "loss or gradient was not finite at step 2"
+    assert status["reason"] == "loss, gradient or statistics were not finite at step 2"
     assert f"{workdir}: diverged at step 2 of 4" in outcome.out
     assert "Traceback" not in outcome.err
     text = (workdir / "metrics.jsonl").read_text()
@@ -533,7 +534,7 @@ def test_a_signal_saves_and_ends_with_75_and_the_workdir_alone_goes_on(command, 
             break
     err = process.communicate()[1]
     assert process.returncode == 75, err
-    assert "stopping after this step" in err
+    assert "stopping at the next step" in err
     status = run_folder.read_json(tmp_path / run_folder.STATUS)
     assert status["state"] == "stopped" and 20 <= status["step"] < 2000
     assert (tmp_path / run_folder.CHECKPOINTS / str(status["step"])).is_dir()

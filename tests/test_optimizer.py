@@ -204,12 +204,12 @@ def test_batch_norm_and_biases_can_be_exempted_from_the_decay(name):
     params = {
         "head": {"kernel": np.ones((2, 2), np.float32), "bias": np.ones(2, np.float32)},
         "norm": {"scale": np.ones(2, np.float32), "bias": np.ones(2, np.float32)},
-        "conv": np.ones((3, 3, 1, 2), np.float32),
+        "conv": {"kernel": np.ones((3, 3, 1, 2), np.float32)},
     }
     config = dataclasses.replace(BARE, name=name, weight_decay=0.5, decay_batch_norm=False)
     (after,), _ = run(config, params, [jax.tree.map(np.zeros_like, params)])
     np.testing.assert_allclose(after["head"]["kernel"], 0.95, rtol=1e-6)
-    np.testing.assert_allclose(after["conv"], 0.95, rtol=1e-6)
+    np.testing.assert_allclose(after["conv"]["kernel"], 0.95, rtol=1e-6)
     for exempted in (after["head"]["bias"], after["norm"]["scale"], after["norm"]["bias"]):
         np.testing.assert_array_equal(exempted, 1.0)
 

@@ -71,7 +71,10 @@ def test_one_device_and_eight_agree_over_one_step_in_single_precision():
     (want, want_losses, _), *others = (run(way, steps=1, dtype="float32") for way in WAYS.values())
     for got, losses, _ in others:
         np.testing.assert_allclose(losses, want_losses, rtol=1e-6)
-        assert_close((got.params, got.stats), (want.params, want.stats), 1e-5)
+        assert_close(got.params, want.params, 1e-5)
+        # One device may normalise by the CPU extension, which sums in another order; a mean near
+        # zero has the rounding of the larger values that it is the mean of.
+        assert_close(got.stats, want.stats, 5e-5)
 
 
 def test_several_steps_in_one_call_equal_as_many_calls(float64):

@@ -1,4 +1,6 @@
 import dataclasses
+import errno
+import math
 import os
 import pathlib
 import signal
@@ -12,9 +14,10 @@ import pytest
 
 from resnet_jax import run_folder
 from resnet_jax.config import ParallelConfig, validate
+from resnet_jax.data import datasets
 from resnet_jax.errors import InputError
 from resnet_jax.parallel import DeviceMap
-from resnet_jax.train import loop
+from resnet_jax.train import earlier, evaluation, loop, manifest
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.setup import Experiment
 
@@ -49,9 +52,9 @@ def final_state(workdir, run=None):
     )
 
 
-def stop_after(calls):
-    """Answers True from the given call on."""
-    answers = iter([False] * (calls - 1))
+def stop_after(questions):
+    """Answers True from the given question on."""
+    answers = iter([False] * (questions - 1))
     return lambda: next(answers, True)
 
 
@@ -108,12 +111,66 @@ def test_a_run_that_only_lacks_its_report_is_the_uninterrupted_one(tmp_path, mon
         assert status[name] == before[name]
 
 
-def test_a_run_that_is_asked_to_stop_saves_between_log_lines_and_loses_nothing(tmp_path, whole):
-    for calls, step in ((5, 5), (2, 7)):
-        status = loop.train(config(), tmp_path, should_stop=stop_after(calls))
-        assert (status["state"], status["step"]) == ("stopped", step)
+def test_a_run_that_is_stopped_again_and_again_is_the_uninterrupted_one(tmp_path, whole):
+    # Steps and evaluation batches ask in turn: some attempts end within an evaluation.
+    status, steps, cut_off = {"state": "stopped"}, [], 0
+    while status["state"] == "stopped":
+        status = loop.train(config(), tmp_path, should_stop=stop_after(6))
+        steps.append(status["step"])
+        assert (tmp_path / run_folder.CHECKPOINTS / str(steps[-1])).is_dir()
+        looked = not math.isnan(earlier.logged_error(tmp_path, steps[-1], "test"))
+        cut_off += not looked and (steps[-1] % 3 == 0 or steps[-1] == 14)
+    assert status["state"] == "completed"
+    assert steps == sorted(steps) and len(steps) > 3 and cut_off
+    assert_same_run(tmp_path, whole)
+    both = [Checkpoints(f / run_folder.CHECKPOINTS, read_only=True) for f in (tmp_path, whole)]
+    assert both[0].best_step == both[1].best_step
+
+
+def test_a_run_that_is_asked_to_stop_before_it_begins_has_done_nothing_and_goes_on(tmp_path, whole):
+    status = loop.train(config(), tmp_path, should_stop=lambda: True)
+    assert (status["state"], status["step"]) == ("stopped", 0)
+    assert not list((tmp_path / run_folder.CHECKPOINTS).glob("[0-9]*"))
     assert loop.train(config(), tmp_path)["state"] == "completed"
     assert_same_run(tmp_path, whole)
+
+
+def test_a_save_that_failed_in_the_background_ends_the_run_at_the_next_step(tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(manifest, "write", full)
+    original = Checkpoints.check
+
+    def check(self):  # not before the save is over, so that the test does not depend on its speed
+        while self._manager.is_saving_in_progress():
+            time.sleep(0.01)
+        original(self)
+
+    monkeypatch.setattr(Checkpoints, "check", check)
+    with pytest.raises(OSError, match="No space left"):
+        loop.train(config(checkpoint_interval=4), tmp_path)
+    status = run_folder.read_json(tmp_path / run_folder.STATUS)
+    assert status["state"] == "failed" and "No space left" in status["reason"]
+    assert math.isnan(earlier.logged_error(tmp_path, 6, "train"))
+
+
+def test_other_images_than_those_the_run_was_begun_on_are_refused(tmp_path, monkeypatch):
+    loop.train(config(steps=4), tmp_path, should_stop=stop_after(3))
+    load = datasets.load
+
+    def changed(settings):
+        dataset = load(settings)
+        dataset.train.images[0, 0, 0, 0] ^= 1
+        return dataset
+
+    monkeypatch.setattr(datasets, "load", changed)
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match="begun on other images or labels .synthetic with SHA-256"):
+        loop.train(config(steps=4), tmp_path)
+    with pytest.raises(InputError, match="begun on other images or labels"):
+        evaluation.evaluate(tmp_path)
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
 def test_a_killed_process_goes_on_where_its_last_checkpoint_was(tmp_path):

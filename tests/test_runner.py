@@ -15,7 +15,7 @@ from experiments import degradation, live, run, slots
 from experiments.grid import Row
 from experiments.plan import REPLACED, PlannedRun, plan
 from resnet_jax import run_folder
-from resnet_jax.config import default_config
+from resnet_jax.config import default_config, validate
 from resnet_jax.errors import InputError
 
 # Other tests have started JAX in this process, which then warns of forks; the runner never does.
@@ -47,8 +47,8 @@ def rows(*seeds, **overrides):
 PLACES = [slots.Slot("somewhere", (), {}), slots.Slot("elsewhere", (), {})]
 
 
-def work(runs, *, retries=1):
-    return run.Sweep(runs, PLACES, retries=retries, title="test").work()
+def work(runs, *, retries=1, **more):
+    return run.Sweep(runs, PLACES, retries=retries, title="test", **more).work()
 
 
 def finish(folder, state="completed"):
@@ -64,7 +64,7 @@ def processes(monkeypatch):
     """Replaces the runs' processes by Python one-liners; tells which runs were started."""
     started, scripts = [], {}
 
-    def start(folder, slot, depth):
+    def start(folder, slot, config):
         started.append(folder.name)
         script = scripts.get(folder.name, finish)
         script = script.pop(0) if isinstance(script, list) else script
@@ -124,7 +124,92 @@ def test_a_run_that_crashes_is_tried_again_and_takes_no_other_with_it(tmp_path, 
     assert states.pop("plain-8-seed1") == "failed" and set(states.values()) == {"completed"}
     assert started.count("plain-8-seed0") == started.count("plain-8-seed1") == 2
     (failed,) = [r for r in runs if r.name == "plain-8-seed1"]
-    assert failed.status["reason"] == "its process was ended by signal 9"
+    assert failed.status["reason"].startswith("its process was killed (signal 9)")
+
+
+@pytest.mark.parametrize(
+    "words", ["RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.", "MemoryError: no more"]
+)
+def test_a_run_that_runs_out_of_memory_says_so(tmp_path, processes, words):
+    _, scripts = processes
+    scripts["plain-8-seed0"] = lambda folder: f"raise SystemExit({words!r})"
+    (planned,) = plan(base(), rows(0), tmp_path)
+    assert work([planned], retries=0) == 1
+    assert planned.status["reason"] == f"out of memory: {words}"
+
+
+def beat_then(script):
+    def with_beat(folder):
+        return f"import pathlib; (pathlib.Path({str(folder)!r}) / '.heartbeat').touch(); {script}"
+
+    return with_beat
+
+
+def test_a_run_without_a_sign_of_life_is_ended_and_tried_again(tmp_path, processes):
+    started, scripts = processes
+    scripts["plain-8-seed0"] = [beat_then("import time; time.sleep(600)"), finish]
+    runs = plan(base(), rows(0, 1), tmp_path)
+    began = time.monotonic()
+    assert work(runs, hang_after=2.0) == 0
+    assert 2 < time.monotonic() - began < 30
+    assert started.count("plain-8-seed0") == 2 and all(r.is_finished for r in runs)
+
+
+def test_a_run_that_hangs_twice_has_failed_and_says_why(tmp_path, processes):
+    _, scripts = processes
+    scripts["plain-8-seed0"] = lambda folder: "import time; time.sleep(600)"
+    (planned,) = plan(base(), rows(0), tmp_path)
+    assert work([planned], hang_after=1.0) == 1
+    assert planned.status["reason"] == "it showed no sign of life for 1 s and was ended"
+
+
+def test_a_slow_run_that_shows_signs_of_life_is_left_alone(tmp_path, processes):
+    started, scripts = processes
+
+    def slow(folder):
+        touch = f"(pathlib.Path({str(folder)!r}) / '.heartbeat').touch()"
+        loop = f"for _ in range(8): {touch}; time.sleep(0.5)"
+        return f"import pathlib, time\n{loop}\n{finish(folder)}"
+
+    scripts["plain-8-seed0"] = slow
+    assert work(plan(base(), rows(0), tmp_path), hang_after=3.0) == 0
+    assert started == ["plain-8-seed0"]
+
+
+def test_where_every_run_fails_before_its_first_step_the_third_is_the_last(
+    tmp_path, processes, capsys
+):
+    started, scripts = processes
+    scripts |= {f"plain-8-seed{seed}": crash for seed in range(50)}
+    assert work(plan(base(), rows(*range(50)), tmp_path)) == 1
+    assert 3 <= len(started) <= 3 + len(PLACES) - 1
+    assert "3 processes in a row failed before their first step" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_failures_after_the_first_step_or_with_successes_between_do_not_stop_a_sweep(
+    tmp_path, processes
+):
+    started, scripts = processes
+    late = beat_then("raise ValueError('late')")
+    scripts |= {f"plain-8-seed{seed}": late for seed in range(4)}
+    scripts |= {f"plain-8-seed{seed}": [crash, finish] for seed in range(4, 6)}
+    runs = plan(base(), rows(*range(8)), tmp_path)
+    assert work(runs) == 1
+    assert [r.status["state"] for r in sorted(runs, key=lambda r: r.name)] == ["failed"] * 4 + [
+        "completed"
+    ] * 4
+    assert len(started) == 4 * 2 + 2 * 2 + 2
+
+
+@pytest.mark.parametrize(
+    "name", ["../out", "a/b", "/etc/x", "", ".", "..", ".hidden", "a b", "x" * 81, "a\n", "ä", "-f"]
+)
+def test_names_that_lead_out_of_the_sweeps_folder_or_hide_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="cannot be a run's name"):
+        plan(base(), [Row(name, {})], tmp_path / "sweep")
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_a_run_that_is_refused_stops_the_sweep_with_its_own_words(tmp_path, processes):
@@ -174,6 +259,29 @@ def test_a_stopped_sweep_asks_its_runs_to_save_and_begins_no_others(tmp_path, pr
     assert len(started) == 2 and time.monotonic() - began < 30
 
 
+def test_a_sweep_that_is_asked_twice_to_stop_ends_its_runs_at_once_and_calls_none_failed(
+    tmp_path, processes
+):
+    started, scripts = processes
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    scripts |= {f"plain-8-seed{seed}": lambda folder: deaf for seed in range(3)}
+    runs = plan(base(), rows(*range(3)), tmp_path)
+    sweep = run.Sweep(runs, PLACES, retries=1, title="test")
+    show, shown = sweep.board.show, []
+
+    def stop_twice():
+        show()
+        shown.append(None)
+        if len(shown) in (6, 9):
+            sweep.stop(signal.SIGINT, None)
+
+    sweep.board.show = stop_twice
+    began = time.monotonic()
+    assert sweep.work() == 75
+    assert len(started) == 2 and time.monotonic() - began < 30
+    assert {r.status["state"] for r in runs} == {"queued"}
+
+
 def test_a_run_that_another_process_still_works_on_is_left_alone_until_it_ends(tmp_path, processes):
     started, _ = processes
     runs = plan(base(), rows(0), tmp_path)
@@ -186,8 +294,23 @@ def test_a_run_that_another_process_still_works_on_is_left_alone_until_it_ends(t
     sweep._begin()
     assert started == ["plain-8-seed0"]
     sweep._end_all(signal.SIGKILL)
-    for _, _, process in sweep.running.values():
-        process.wait()
+    for job in sweep.running.values():
+        job.process.wait()
+
+
+def test_a_run_whose_folder_was_taken_while_its_process_started_waits_for_its_turn(
+    tmp_path, processes
+):
+    started, scripts = processes
+
+    def taken(folder):
+        words = f"error: --workdir={folder} is in use by process 1 on host"
+        return f"import sys; print({words!r}, file=sys.stderr); sys.exit(2)"
+
+    scripts["plain-8-seed0"] = [taken, taken, finish]
+    runs = plan(base(), rows(0, 1), tmp_path)
+    assert work(runs) == 0
+    assert started.count("plain-8-seed0") == 3 and all(r.is_finished for r in runs)
 
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
@@ -221,24 +344,9 @@ def test_a_process_is_pinned_to_its_slots_cores(tmp_path):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        **slots.placement(slot, depth=8),
+        **slots.placement(slot, validate(base())),
     )
     assert json.loads(done.stdout) == [CORES[-1]]
-
-
-def test_what_the_user_has_set_is_left_alone(monkeypatch):
-    slot = slots.Slot("first", (CORES[0],), {})
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
-    assert slots.placement(slot, depth=110)["env"]["XLA_FLAGS"].endswith("passes=fusion")
-    assert "XLA_FLAGS" not in slots.placement(slot, depth=20)["env"]
-    assert slots.placement(slot, depth=20)["env"]["JAX_COMPILATION_CACHE_DIR"] == "mine"
-    monkeypatch.setenv("XLA_FLAGS", "--xla_some=flag")
-    assert slots.placement(slot, depth=110)["env"]["XLA_FLAGS"] == "--xla_some=flag"
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    assert "hugetlb=1" in slots.placement(slot, depth=8)["env"]["GLIBC_TUNABLES"]
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
-    assert slots.placement(slot, depth=8)["env"]["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
 
 
 def test_the_board_estimates_the_time_left_from_the_work_done(tmp_path, monkeypatch):

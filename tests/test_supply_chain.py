@@ -1,3 +1,4 @@
+import ast
 import pathlib
 import re
 
@@ -39,3 +40,26 @@ def test_actions_of_others_are_pinned_by_commit():
     assert uses
     for action in uses:
         assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", action), action
+
+
+def calls(path):
+    """Each call of a file: the function as it is written there, and its keywords."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            keywords = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            yield ast.unparse(node.func), keywords
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "resnet_jax").rglob("*.py")), ids=lambda path: path.name
+)
+def test_nothing_that_is_read_can_run_code(path):
+    source = path.read_text()
+    assert not re.search(r"^\s*(import|from) (pickle|marshal|shelve|dill)\b", source, re.MULTILINE)
+    for function, keywords in calls(path):
+        assert function not in ("eval", "exec", "os.system", "runpy.run_path"), function
+        assert keywords.get("allow_pickle", "False") == "False", function
+        assert keywords.get("shell", "False") == "False", function
+        assert not function.endswith("extractall"), function
+        if function == "torch.load":
+            assert keywords["weights_only"] == "True"

@@ -134,3 +134,12 @@ def test_files_that_are_no_weights_are_refused_by_name(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(InputError, match="net.onnx is of an unknown kind"):
         torch_weights.read(tmp_path / "net.onnx")
+
+
+def test_a_pytorch_in_which_weights_could_run_code_is_refused(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "weights.pth")
+    assert list(torch_weights.read(tmp_path / "weights.pth")) == ["conv1.weight"]
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    with pytest.raises(InputError, match=r"PyTorch 2.9.1\+cpu, .* install 2.10 or newer"):
+        torch_weights.read(tmp_path / "weights.pth")

@@ -4,6 +4,8 @@ import nbclient
 import nbformat
 import pytest
 
+from resnet_jax import native
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 
@@ -22,6 +24,7 @@ def printed(notebook):
 def test_the_tutorial_runs_and_prints_what_it_shows(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, as for a reader
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv(native.SWITCH, "0")  # what is shown was computed without it
     stored = nbformat.read(NOTEBOOK, as_version=4)
     fresh = nbformat.read(NOTEBOOK, as_version=4)
     nbclient.NotebookClient(

@@ -18,6 +18,7 @@ from resnet_jax.config.schema import (
     SyntheticConfig,
     TrainConfig,
     blocks_per_stage,
+    resolve_block_loop,
     resolve_steps_per_call,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "differences",
     "field_names",
     "load_json",
+    "resolve_block_loop",
     "resolve_steps_per_call",
     "to_json",
     "unknown_field",

@@ -141,6 +141,12 @@ def _check_relations(run: RunConfig) -> None:
         raise InputError(
             f"config.optimizer.milestones must be positive and increasing, got {milestones}"
         )
+    if run.train.block_loop == "always" and run.model.shortcut_transform == "dropout":
+        raise InputError(
+            "config.train.block_loop='always' is not possible with "
+            "config.model.shortcut_transform='dropout', whose blocks draw masks of their own; use "
+            "'auto' or 'never'"
+        )
     per_call = run.train.steps_per_call
     for name, value in intervals(run).items():
         if per_call and value % per_call:

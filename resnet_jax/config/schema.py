@@ -163,6 +163,14 @@ class TrainConfig:
     keep_checkpoints: int = _field(3, minimum=1, operational=True)
     # Steps in one compiled call; 0 chooses: 1 on CPU, where loops are slow, more on accelerators.
     steps_per_call: int = _field(0, minimum=0, operational=True)
+    # Blocks that are alike as a loop in the program, which then has one size for any depth. auto:
+    # on accelerators from depth 164; loops are slow on CPU.
+    block_loop: str = _field("auto", allowed=("auto", "always", "never"), operational=True)
+    # Keep only blocks' inputs for the backward pass and compute the rest again: a third more work,
+    # a fraction of the memory.
+    recompute_blocks: bool = _field(False, operational=True)
+    # GPUs: the same numbers from run to run, at a cost; CPUs have them always.
+    deterministic: bool = _field(False, operational=True)
     # A finite run that ends above this training error (percent) has the verdict "not_converged".
     not_converged_error: float = _field(60.0, minimum=0, maximum=100)
 
@@ -252,6 +260,19 @@ def intervals(run: RunConfig) -> dict[str, int]:
         "train.checkpoint_interval": run.train.checkpoint_interval,
         "log.interval": run.log.interval,
     }
+
+
+# Below it, unrolled programs are compiled within a minute.
+LOOP_FROM = 164
+
+
+def resolve_block_loop(run: RunConfig, *, accelerator: bool) -> bool:
+    """Whether blocks that are alike become a loop: as configured, or where it pays."""
+    if run.train.block_loop == "auto":
+        # With dropout no two blocks are alike: each draws masks of its own.
+        dropout = run.model.residual and run.model.shortcut_transform == "dropout"
+        return accelerator and run.model.depth >= LOOP_FROM and not dropout
+    return run.train.block_loop == "always"
 
 
 def resolve_steps_per_call(run: RunConfig, *, accelerator: bool) -> int:

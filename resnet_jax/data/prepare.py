@@ -27,6 +27,9 @@ from resnet_jax.errors import InputError
 
 LOG = logging.getLogger(__name__)
 
+# In an archive. CIFAR-100's training records, the largest, take 154 MB.
+LARGEST_FILE = 2**28
+
 
 class _ArchiveReader:
     """Reads CIFAR's binary archive; mixed into TFDS's builders."""
@@ -37,9 +40,17 @@ class _ArchiveReader:
         with tarfile.open(dl_manager.download(info.url)) as archive:
 
             def read(name: str) -> bytes:
-                member = archive.extractfile(info.prefix + name)
-                assert member is not None, f"{name} is not a file in the archive"
-                return member.read()
+                try:
+                    member = archive.getmember(info.prefix + name)
+                except KeyError as error:
+                    raise tarfile.TarError(f"{name} is not in the archive") from error
+                if not member.isreg() or member.size > LARGEST_FILE:
+                    raise tarfile.TarError(
+                        f"{name} is not a plain file of at most {LARGEST_FILE} bytes"
+                    )
+                content = archive.extractfile(member)
+                assert content is not None  # it is a plain file
+                return content.read()
 
             for key, file in zip(info.label_keys, info.label_files, strict=True):
                 self.info.features[key].names = read(file).decode().split()

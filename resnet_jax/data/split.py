@@ -1,6 +1,7 @@
 """Examples in a fixed order: what data sets are made of."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -29,3 +30,10 @@ class Split:
     def class_sizes(self, num_classes: int) -> np.ndarray:
         """How many examples each class has, int [classes]."""
         return np.bincount(self.labels, minlength=num_classes)
+
+    def sha256(self) -> str:
+        """Of shapes, images, labels and ids, in hexadecimal."""
+        digest = hashlib.sha256(repr((self.images.shape, list(self.ids))).encode())
+        for array in (self.images, self.labels):
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()

@@ -31,6 +31,12 @@ class PreparedDataset:
         """The split's record files."""
         return [pathlib.Path(path) for path in self.builder.info.splits[split].filepaths]
 
+    def _file_of(self, split: str, record: int) -> pathlib.Path:
+        """The file that a record stands in, counted over all files of the split."""
+        ends = np.cumsum(self.builder.info.splits[split].shard_lengths)
+        files = self.files(split)
+        return files[min(int(np.searchsorted(ends, record, side="right")), len(files) - 1)]
+
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Decodes all examples.
 
@@ -59,9 +65,9 @@ class PreparedDataset:
                 ids.append(_text(row["id"]))
         except (OSError, IndexError, RuntimeError) as error:
             raise InputError(
-                f"data set {self.name} {split}: record {len(images)} in "
-                f"{self.builder.data_dir} cannot be read ({first_line(error)}); delete that "
-                "folder and prepare it again"
+                f"data set {self.name} {split}: record {len(images)}, in "
+                f"{self._file_of(split, len(images))}, cannot be read ({first_line(error)}); "
+                "delete that folder and prepare it again"
             ) from error
         return np.stack(images), np.array(labels, np.int32), np.array(ids)
 

@@ -10,8 +10,6 @@ import pathlib
 import shutil
 from typing import Any
 
-import tensorboardX
-
 from resnet_jax import run_folder
 
 
@@ -30,8 +28,11 @@ class MetricsWriter:
         kept = [r for r in run_folder.read_records(path) if r["step"] <= after_step]
         run_folder.write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
-        self._events = None
+        self._events: Any = None
         if tensorboard:
+            # Imported here because it imports PyTorch, where that is installed: 1.3 s.
+            import tensorboardX
+
             folder = workdir / run_folder.TENSORBOARD
             shutil.rmtree(folder, ignore_errors=True)
             self._events = tensorboardX.SummaryWriter(str(folder), flush_secs=10)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from resnet_jax.config import ModelConfig
 from resnet_jax.models.layers import BatchNorm, Numerics, convolution
-from resnet_jax.models.shortcuts import addition, shortcut
+from resnet_jax.models.shortcuts import Addition, addition, shortcut
 
 
 class Order(NamedTuple):
@@ -109,6 +109,8 @@ class Block(nnx.Module):
             if self.shortcut is None
             else addition(config, in_width, width, stride, numerics, rngs, position=position)
         )
+        # F(x) + h(x) can be had in one pass with the BN that ends F, and with the ReLU after it.
+        self.norm_adds = isinstance(self.addition, Addition) and self.order.end == ("BN",)
 
     def __call__(
         self,
@@ -128,18 +130,23 @@ class Block(nnx.Module):
         """
         norms = iter(self.norms)
 
-        def activate(y: jax.Array, layers: tuple[str, ...]) -> jax.Array:
-            for layer in layers:
-                y = next(norms)(y, train=train) if layer == "BN" else nnx.relu(y)
-            return y
+        def activate(
+            y: jax.Array, layers: tuple[str, ...], added: jax.Array | None = None
+        ) -> jax.Array:
+            if "BN" in layers:
+                return next(norms)(y, train=train, relu="ReLU" in layers, added=added)
+            return nnx.relu(y) if "ReLU" in layers else y
 
         y = x if self.stem_activated else activate(x, self.order.start)
         start = y if self.activates_both else x
         *inner, last = self.convs
         for conv in inner:
             y = activate(conv(y), ("BN", "ReLU"))
-        y = activate(last(y), self.order.end)
-        if self.shortcut is not None and self.addition is not None:
-            carried = self.shortcut(start, train=train)
-            y = self.addition(y, carried, start, keys, shortcut_scale)
+        y = last(y)
+        if self.shortcut is None or self.addition is None:
+            return activate(activate(y, self.order.end), self.order.after)
+        carried = self.shortcut(start, train=train)
+        if self.norm_adds:
+            return activate(y, ("BN", *self.order.after), added=carried)
+        y = self.addition(activate(y, self.order.end), carried, start, keys, shortcut_scale)
         return activate(y, self.order.after)

@@ -9,6 +9,7 @@ from flax import nnx
 from jax import lax
 
 from resnet_jax.config import ModelConfig
+from resnet_jax.native import library, operations
 
 # He et al. 2015 (arXiv 1502.01852), eq. 10, in its backward form; Flax's own default is LeCun's.
 HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -46,6 +47,19 @@ class Numerics:
         return self.dtype if self.dtype == jnp.float64 else jnp.dtype(jnp.float32)
 
 
+def _convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int],
+    padding: tuple[tuple[int, int], tuple[int, int]],
+    **rest: Any,
+) -> jax.Array:
+    """The convolution of `convolution` below, by the CPU extension where it is at hand."""
+    if library.suits(x, kernel):
+        return operations.convolution(x, kernel, strides[0], padding[0][0])
+    return lax.conv_general_dilated(x, kernel, strides, padding, **rest)
+
+
 def convolution(
     in_width: int,
     width: int,
@@ -67,6 +81,7 @@ def convolution(
         kernel_size=(kernel, kernel),
         strides=stride,
         padding=((side, side), (side, side)),
+        conv_general_dilated=_convolve,
         use_bias=bias is not None,
         bias_init=nnx.initializers.constant(bias or 0.0),
         kernel_init=HE_NORMAL,
@@ -93,33 +108,55 @@ class BatchNorm(nnx.Module):
         self.variance = nnx.BatchStat(jnp.ones(width, numerics.param_dtype))
         self.numerics = numerics
 
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Normalises over all axes but the last.
+    def __call__(
+        self, x: jax.Array, *, train: bool, relu: bool = False, added: jax.Array | None = None
+    ) -> jax.Array:
+        """Normalises over all axes but the last, then adds, then ReLU, each if asked for.
+
+        What follows is done here because the CPU extension does all three in one pass.
 
         Args:
             x: [batch, height, width, channels].
             train: with the batch's statistics, updating the running ones; else with the latter.
+            relu: whether negative results become zero.
+            added: to the normalised x, of its shape, in the net's dtype.
 
         Returns:
             The same shape, in the net's dtype.
         """
+        if train and self._devices() == 1 and library.suits(x):
+            scale, bias = self.scale[...], self.bias[...]
+            y, mean, variance = operations.batch_norm(
+                x, scale, bias, added, self.numerics.epsilon, relu
+            )
+            self._keep(mean, variance, x.size // x.shape[-1])
+            return y
         wide = x.astype(self.numerics.param_dtype)
         mean, variance = (
             self._batch_moments(wide) if train else (self.mean[...], self.variance[...])
         )
         factor = self.scale[...] * lax.rsqrt(variance + self.numerics.epsilon)
-        return ((wide - mean) * factor + self.bias[...]).astype(self.numerics.dtype)
+        y = ((wide - mean) * factor + self.bias[...]).astype(self.numerics.dtype)
+        if added is not None:
+            y = y + added
+        return nnx.relu(y) if relu else y
+
+    def _devices(self) -> int:
+        """How many devices' statistics are averaged."""
+        return lax.axis_size(self.numerics.axis_name) if self.numerics.axis_name else 1
 
     def _batch_moments(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         axes = tuple(range(x.ndim - 1))
         mean, square = x.mean(axes), (x * x).mean(axes)
-        count = x.size // x.shape[-1]
         if self.numerics.axis_name:
             mean, square = lax.pmean((mean, square), self.numerics.axis_name)
-            count = count * lax.psum(1, self.numerics.axis_name)
         variance = jnp.maximum(square - mean * mean, 0)  # rounding can push it below zero
+        self._keep(mean, variance, x.size // x.shape[-1] * self._devices())
+        return mean, variance
+
+    def _keep(self, mean: jax.Array, variance: jax.Array, count: int) -> None:
+        """Lets the running statistics follow those of a batch of `count` values a channel."""
         unbiased = variance * (count / max(count - 1, 1))
         keep, take = self.numerics.decay, 1 - self.numerics.decay
         self.mean[...] = keep * self.mean[...] + take * mean
         self.variance[...] = keep * self.variance[...] + take * unbiased
-        return mean, variance

@@ -7,9 +7,10 @@ import jax
 from flax import nnx
 
 from resnet_jax.config import ModelConfig
+from resnet_jax.models.repeated import UNROLLED, Repetition
 from resnet_jax.models.resnet import CifarResNet
 
-FAMILIES: dict[str, Callable[..., nnx.Module]] = {"cifar_resnet": CifarResNet}
+FAMILIES: dict[str, Callable[..., CifarResNet]] = {"cifar_resnet": CifarResNet}
 
 
 class Apply(Protocol):
@@ -53,7 +54,8 @@ def build(
     num_classes: int,
     seed: int = 0,
     axis_name: str | None = None,
-) -> nnx.Module:
+    repetition: Repetition = UNROLLED,
+) -> CifarResNet:
     """Builds the configured net with freshly drawn weights.
 
     Args:
@@ -62,6 +64,7 @@ def build(
         num_classes: of the data set.
         seed: of the initial weights.
         axis_name: mapped device axis for synced batch norm, or None to call the net on its own.
+        repetition: how blocks that are alike become a program.
 
     Raises:
         InputError: if the depth does not exist in the family.
@@ -73,11 +76,17 @@ def build(
         num_classes=num_classes,
         rngs=nnx.Rngs(params=seed),
         axis_name=axis_name,
+        repetition=repetition,
     )
 
 
-def functional(model: nnx.Module) -> Functional:
-    """Splits a net into its parameters, its batch statistics and a pure function of them."""
+def functional(model: CifarResNet) -> Functional:
+    """Splits a net into its parameters, its batch statistics and a pure function of them.
+
+    The values of a net that is to run in loops are laid out for that; see `repeated.with_loops`.
+    """
+    if model.repetition.loop:
+        model = model.looped()
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
 
     def apply(

@@ -1,5 +1,7 @@
 """The CIFAR family: depth 6n + 2 with basic blocks, 9n + 2 with bottlenecks, plain or residual."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,6 +9,7 @@ from flax import nnx
 from resnet_jax.config import ModelConfig, blocks_per_stage
 from resnet_jax.models.blocks import ORDERS, Block
 from resnet_jax.models.layers import BatchNorm, Numerics, convolution
+from resnet_jax.models.repeated import UNROLLED, Loop, Repetition, through
 
 STEM_WIDTH = 16
 STAGE_WIDTHS = (16, 32, 64)  # He 2015, Sec. 4.2; four times as wide outside bottlenecks
@@ -22,6 +25,7 @@ class CifarResNet(nnx.Module):
         channels: of the images.
         num_classes: outputs of the head.
         axis_name: mapped device axis for synced batch norm, or None outside a mapped program.
+        repetition: how blocks that are alike become a program.
         rngs: for the initial weights; a plain net and its option A twin draw the same ones.
 
     Raises:
@@ -38,6 +42,7 @@ class CifarResNet(nnx.Module):
         num_classes: int,
         rngs: nnx.Rngs,
         axis_name: str | None = None,
+        repetition: Repetition = UNROLLED,
     ):
         numerics = Numerics.of(config, axis_name)
         per_stage = blocks_per_stage(config.depth, config.block)
@@ -81,6 +86,7 @@ class CifarResNet(nnx.Module):
             rngs=rngs,
         )
         self.numerics = numerics
+        self.repetition = repetition
         self.has_dropout = config.residual and config.shortcut_transform == "dropout"
         self.annealing = (config.shortcut_scale, config.shortcut_scale_end)
         # Kept with the running statistics, so that an evaluation uses the scale of the last step.
@@ -131,13 +137,31 @@ class CifarResNet(nnx.Module):
             self._anneal(progress)
         scale = None if self.shortcut_scale is None else self.shortcut_scale[...]
         x = jnp.asarray(x, self.numerics.dtype)
-        x = nnx.relu(self.stem_norm(self.stem_conv(x), train=train))
+        x = self.stem_norm(self.stem_conv(x), train=train, relu=True)
         for stage in self.stages:
-            for block in stage:
-                x = block(x, train=train, keys=keys if train else None, shortcut_scale=scale)
+            # The first block may change the shape; with dropout each draws masks of its own.
+            alike = [[b] for b in stage] if self.has_dropout else [stage[:1], stage[1:]]
+            for blocks in filter(None, alike):
+                x = through(
+                    blocks,
+                    x,
+                    recompute=self.repetition.recompute,
+                    train=train,
+                    keys=keys if train else None,
+                    shortcut_scale=scale,
+                )
         if self.final_norm is not None:
-            x = self.final_norm(x, train=train)
+            return self.final_norm(x, train=train, relu=self.final_relu)
         return nnx.relu(x) if self.final_relu else x
+
+    def looped(self) -> "CifarResNet":
+        """The same net with the weights of blocks that are alike stacked; see `repeated`."""
+        net = nnx.clone(self)
+        stages: list[Any] = []
+        for first, *rest in self.stages:
+            stages.append(nnx.List([first, *map(Loop, filter(None, [rest]))]))
+        net.stages = nnx.List(stages)
+        return net
 
     def _anneal(self, progress: jax.Array | None) -> None:
         if progress is None:

@@ -240,6 +240,8 @@ def addition(
     match config.shortcut_transform:
         case "identity":
             return Addition()
+        case "constant_scaling" if config.shortcut_scale == config.branch_scale == 1:
+            return Addition()  # to the last bit, which another order of operations would miss
         case "constant_scaling":
             return ScaledAddition(config.branch_scale, config.shortcut_scale)
         case "annealed_scaling":

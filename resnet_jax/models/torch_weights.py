@@ -20,6 +20,9 @@ from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.resnet import CifarResNet
 from resnet_jax.models.shortcuts import GatedAddition, ProjectionShortcut
 
+# `weights_only=True` was broken before (CVE-2025-32434 up to 2.5.1, CVE-2026-24747 up to 2.9).
+SAFE_TORCH = (2, 10)
+
 
 class Target(NamedTuple):
     """One array of the net and the PyTorch name it comes from."""
@@ -71,14 +74,18 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"weights file {path} needs PyTorch to be read; install it, or use a .safetensors file"
         ) from error
-    import pickle
-
+    if tuple(map(int, torch.__version__.split(".")[:2])) < SAFE_TORCH:
+        raise InputError(
+            f"weights file {path} is not read with PyTorch {torch.__version__}, in which such "
+            f"files can run code; install {'.'.join(map(str, SAFE_TORCH))} or newer, or use a "
+            ".safetensors file"
+        )
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # of the unpickler, of the zip reader, of PyTorch
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"weights file {path} is not a plain state dict: {str(error).splitlines()[0]}; "
-            "use a .safetensors file"
+            f"weights file {path} is not a plain state dict: {reason}; use a .safetensors file"
         ) from error
     # akamaster's files keep it under 'state_dict', with DataParallel's 'module.' before each name.
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None

@@ -20,6 +20,7 @@ NAME = re.compile(r"(?P<label>.+)-seed(?P<seed>\d{1,10})", re.DOTALL)
 NO_EFFECT = (
     *("data.data_dir", "train.eval_interval", "train.eval_batch_size"),
     *("train.checkpoint_interval", "train.keep_checkpoints", "train.steps_per_call"),
+    *("train.block_loop", "train.recompute_blocks", "train.deterministic"),
     *("train.not_converged_error", "parallel.", "log.", "evaluation."),
 )
 

@@ -5,6 +5,7 @@ step. Each step has a manifest therefore, and only intact ones are restored.
 """
 
 import errno
+import functools
 import logging
 import os
 import pathlib
@@ -24,10 +25,15 @@ LOG = logging.getLogger(__name__)
 
 # In the names of steps that Orbax has not finished.
 DRAFT = ".orbax-checkpoint-tmp"
+# What Orbax calls the one thing that is saved.
+ITEM = "default"
 # Damaged steps are moved here, beside the folder of the good ones, and never deleted.
 DAMAGED = "damaged_checkpoints"
 # Saves that may be left out for want of space before the run fails.
 MOST_MISSED = 3
+# Orbax gives a save ten minutes by the wall clock, so that a clock put right would end it; this is
+# three years, in seconds.
+NO_TIMEOUT = 10**8
 # What a step without validation counts as: worse than any error in percent.
 UNKNOWN_ERROR = 1e9
 
@@ -49,25 +55,32 @@ class Checkpoints:
         self._folder, self._read_only = folder.absolute(), read_only
         self._saving: int | None = None
         self._missed = 0
+        self._keep = keep
         if not read_only:
             # Half-written ones of a process that died; the run's lock keeps living ones out.
             for left in self._folder.glob(f"*{DRAFT}*"):
                 shutil.rmtree(left, ignore_errors=True)
+
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        """Orbax's; opened late, when damaged steps are out of its way."""
         options = ocp.CheckpointManagerOptions(
             # best_fn is needed for best_step(), the policy for keeping the newest beside it.
             best_fn=_val_error,
             best_mode="min",
             preservation_policy=preservation_policy.AnyPreservationPolicy(
                 [
-                    preservation_policy.LatestN(keep),
+                    preservation_policy.LatestN(self._keep),
                     preservation_policy.BestN(get_metric_fn=_val_error, reverse=True, n=1),
                 ]
             ),
-            read_only=read_only,
-            create=not read_only,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._note),
+            read_only=self._read_only,
+            create=not self._read_only,
+            async_options=ocp.AsyncOptions(
+                timeout_secs=NO_TIMEOUT, post_finalization_callback=self._note
+            ),
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        return ocp.CheckpointManager(self._folder, options=options)
 
     @property
     def last_step(self) -> int | None:
@@ -76,38 +89,42 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """All complete steps that are kept, in order."""
-        return sorted(self._manager.all_steps())
+        """All complete steps that are kept, damaged ones too, in order."""
+        if not self._folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.name.isdigit())
 
     @property
     def best_step(self) -> int | None:
         """The step with the lowest error on val, or None."""
         return cast(int | None, self._manager.best_step())
 
+    def damaged(self) -> dict[int, str]:
+        """The steps that are not as they were written, and why, newest first."""
+        found = {step: manifest.damage(self._folder / str(step)) for step in reversed(self.steps)}
+        return {step: reason for step, reason in found.items() if reason}
+
     def newest_intact(self) -> int | None:
         """The newest step that is as it was written; None if there is no step at all.
 
-        Damaged ones that are newer are told of and moved aside.
+        Damaged ones are told of and moved aside, older ones too: Orbax reads a record of every step
+        when it opens the folder, and stops at one that it cannot read.
 
         Raises:
             InputError: if there are steps and all are damaged; they are left where they are.
         """
-        damaged: dict[int, str] = {}
-        for step in reversed(self.steps):
-            reason = manifest.damage(self._folder / str(step))
-            if reason is None:
-                for number, why in damaged.items():
-                    LOG.warning("checkpoint %d is damaged (%s); taking %d", number, why, step)
-                    self._put_aside(number)
-                return step
-            damaged[step] = reason
-        if damaged:
+        damaged = self.damaged()
+        intact = [step for step in self.steps if step not in damaged]
+        if damaged and not intact:
             newest, reason = next(iter(damaged.items()))
             raise InputError(
                 f"all checkpoints in {self._folder} are damaged (the newest, {newest}: {reason}); "
                 "nothing was deleted; start again in another --workdir"
             )
-        return None
+        for step, reason in damaged.items():
+            LOG.warning("checkpoint %d is damaged (%s); taking %d", step, reason, intact[-1])
+            self._put_aside(step)
+        return intact[-1] if intact else None
 
     def save(self, step: int, state: Any, val_error: float | None, *, last: bool = False) -> None:
         """Starts saving; returns once the state is copied. Waits for a save still under way.
@@ -158,7 +175,8 @@ class Checkpoints:
         target.mkdir(exist_ok=True)
         taken = len(list(target.glob(f"{step}*")))  # after a second damage of the same step
         (self._folder / str(step)).rename(target / (f"{step}-{taken}" if taken else str(step)))
-        self._manager.reload()
+        if "_manager" in vars(self):  # opened already
+            self._manager.reload()
 
     def restore(self, step: int, like: Any) -> Any:
         """Reads the state of a step.
@@ -178,7 +196,9 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=device), like
         )
         try:
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(template))
+            # Not by the manager, which would read something of every other step as well.
+            with ocp.StandardCheckpointer() as reader:
+                state = reader.restore(self._folder / str(step) / ITEM, template)
         except (ValueError, OSError, KeyError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(
@@ -187,13 +207,23 @@ class Checkpoints:
             ) from error
         return jax.device_get(state)
 
+    def delete(self, step: int) -> None:
+        """Removes a step."""
+        self._manager.delete(step)
+
+    def check(self) -> None:
+        """Raises what went wrong with a save that has ended; does not wait for one under way."""
+        if not self._manager.is_saving_in_progress():
+            self._manager.wait_until_finished()
+
     def wait(self) -> None:
         """Returns when all saves are complete; raises what went wrong with them."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for all saves and releases the folder."""
-        self._manager.close()
+        if "_manager" in vars(self):
+            self._manager.close()
 
 
 def of_run(workdir: pathlib.Path, which: str) -> tuple[Checkpoints, int]:
@@ -210,13 +240,15 @@ def of_run(workdir: pathlib.Path, which: str) -> tuple[Checkpoints, int]:
     if not folder.is_dir():
         raise InputError(f"--workdir={workdir} has no checkpoints yet; train it first")
     checkpoints = Checkpoints(folder, read_only=True)
+    damaged = checkpoints.damaged()
+    if which == "best" and damaged:
+        # Which one is the best stands in the checkpoints themselves.
+        number, reason = next(iter(damaged.items()))
+        raise InputError(
+            f"--workdir={workdir}: checkpoint {number} is damaged ({reason}), so which is the best "
+            "on val is not known; use --checkpoint=last"
+        )
     step = checkpoints.best_step if which == "best" else checkpoints.newest_intact()
     if step is None:
         raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
-    reason = manifest.damage(folder / str(step))
-    if reason:
-        raise InputError(
-            f"--workdir={workdir}: checkpoint {step}, the best on val, is damaged ({reason}); "
-            "use --checkpoint=last"
-        )
     return checkpoints, step

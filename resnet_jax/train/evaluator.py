@@ -1,7 +1,9 @@
 """Evaluation of a whole split by one compiled program, each example exactly once."""
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from resnet_jax.metrics import accumulate
@@ -26,12 +28,15 @@ class Evaluator:
             outputs=(None, 0),
         )
 
-    def measure(self, state: TrainState, split: str) -> tuple[dict[str, float], list[Any]]:
+    def measure(
+        self, state: TrainState, split: str, *, between: Callable[[], None] = lambda: None
+    ) -> tuple[dict[str, float], list[Any]]:
         """Evaluates a split.
 
         Args:
             state: replicated over the devices.
             split: 'train', 'val' or 'test'.
+            between: called between two batches; what it raises ends the evaluation.
 
         Returns:
             Loss and error (percent) over the split, and the logits of each padded batch, still on
@@ -44,6 +49,9 @@ class Evaluator:
             )
             parts.append(self.experiment.devices.single_copy(part))
             logits.append(scores)
+            # One batch is always under way, and what `between` asks is not answered too late.
+            jax.block_until_ready(logits[-2:-1])
+            between()
         return accumulate.merge(parts), logits
 
     def predictions(self, split: str, logits: list[Any]) -> dict[str, np.ndarray]:

@@ -12,18 +12,17 @@ import numpy as np
 from clu import parameter_overview
 
 from resnet_jax import run_folder
-from resnet_jax.config import RunConfig, differences, load_json, to_json
+from resnet_jax.config import RunConfig, to_json
 from resnet_jax.data.pipeline import TrainingOrder
-from resnet_jax.errors import InputError
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
 from resnet_jax.train import optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
+from resnet_jax.train.earlier import logged_error, require_same, require_same_data, restored
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.final import final_report
 from resnet_jax.train.progress import TrainingProgress
 from resnet_jax.train.setup import Experiment
-from resnet_jax.train.state import TrainState
 
 LOG = logging.getLogger(__name__)
 
@@ -39,7 +38,8 @@ def train(
     Args:
         config: of the run.
         workdir: the run's folder; made if it is not there.
-        should_stop: asked after every call of the step; once true, the run saves and returns.
+        should_stop: asked between any two calls to the devices; once true, the run saves and
+            returns.
 
     Returns:
         The last status, as in `status.json`: state is `completed`, `diverged` or `stopped`.
@@ -54,25 +54,19 @@ def train(
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
         return status
     experiment = Experiment.prepare(config)
+    require_same_data(experiment.dataset, workdir)
+    if should_stop():
+        return {"step": 0, "steps": config.train.steps, **status} | {
+            "state": run_folder.STOPPED,
+            "reason": "stopped on request, before it began",
+        }
     workdir.mkdir(parents=True, exist_ok=True)
     with run_folder.locked(workdir):
         return Attempt(experiment, workdir, should_stop).finish()
 
 
-def require_same(config: RunConfig, workdir: pathlib.Path) -> None:
-    """Refuses a config that differs from the folder's run in more than operational fields.
-
-    Raises:
-        InputError: with the differences.
-    """
-    path = workdir / run_folder.CONFIG
-    if path.is_file():
-        changed = differences(load_json(path), config)
-        if changed:
-            raise InputError(
-                f"--workdir={workdir} holds a run with another config ({'; '.join(changed)}); "
-                "choose another --workdir, or give the same config to go on with it"
-            )
+class StopAsked(Exception):
+    """The run was asked to save and end."""
 
 
 class Attempt:
@@ -111,9 +105,10 @@ class Attempt:
             show=self.config.log.progress,
         )
         # An attempt that only has the report left to do has no step of its own to measure.
-        self.train_error = logged_train_error(workdir, self.start)
+        self.train_error = logged_error(workdir, self.start, "train")
         self.predictions: dict[str, dict[str, np.ndarray]] = {}
         self.last_told = -math.inf
+        self.last_beat = -math.inf
 
     def _describe(self) -> None:
         run_folder.write_text(self.workdir / run_folder.CONFIG, to_json(self.config))
@@ -134,7 +129,9 @@ class Attempt:
             self.checkpoints.wait()
             if state == run_folder.DIVERGED:
                 return self._status(
-                    state, step, reason=f"loss or gradient was not finite at step {step}"
+                    state,
+                    step,
+                    reason=f"loss, gradient or statistics were not finite at step {step}",
                 )
             if state == run_folder.STOPPED:
                 return self._status(state, step, reason="stopped on request, with a checkpoint")
@@ -153,22 +150,45 @@ class Attempt:
         train, per_call = self.config.train, self.experiment.steps_per_call
         order = TrainingOrder(self.experiment.resident.sizes["train"], train.batch_size, train.seed)
         self._status(run_folder.RUNNING, self.start)
-        for first in range(self.start, train.steps, per_call):
-            examples = order.batches(first, per_call)
-            (self.state,) = self.experiment.train_program(
-                self.state, self.experiment.arrays, examples
-            )
-            step = first + per_call
-            last = step == train.steps
-            if step % self.config.log.interval == 0 or last:
-                diverged_at = self._log(step)
-                if diverged_at >= 0:
-                    return run_folder.DIVERGED, diverged_at
-            self._look_and_save(step, last)
-            if not last and self.should_stop():
-                self._save(step, None, last=True)
-                return run_folder.STOPPED, step
+        step = self.start
+        try:
+            self._look_if_cut_off()
+            for first in range(self.start, train.steps, per_call):
+                examples = order.batches(first, per_call)
+                # The host prepares one call ahead, never more: a request to stop is about now.
+                jax.block_until_ready(self.state.step)
+                self._between_calls(worked=first > self.start)
+                (self.state,) = self.experiment.train_program(
+                    self.state, self.experiment.arrays, examples
+                )
+                step = first + per_call
+                last = step == train.steps
+                if step % self.config.log.interval == 0 or last:
+                    diverged_at = self._log(step)
+                    if diverged_at >= 0:
+                        return run_folder.DIVERGED, diverged_at
+                self._look_and_save(step, last)
+        except StopAsked:
+            self._save(step, None, last=True)
+            return run_folder.STOPPED, step
         return run_folder.COMPLETED, train.steps
+
+    def _between_calls(self, *, worked: bool = True) -> None:
+        """Shows that the run gets on, and looks for what has to be acted on at once.
+
+        Args:
+            worked: whether there is a call behind it.
+
+        Raises:
+            StopAsked: if the run is to end.
+            OSError: if a save in the background has failed.
+        """
+        if worked and time.monotonic() - self.last_beat > run_folder.BEAT_SECONDS:
+            self.last_beat = time.monotonic()
+            run_folder.beat(self.workdir)
+        self.checkpoints.check()
+        if self.should_stop():
+            raise StopAsked
 
     def _log(self, step: int) -> int:
         """Writes the means since the last line; tells where the run diverged, or -1."""
@@ -193,24 +213,42 @@ class Attempt:
         if save:
             self._save(step, val_error, last=last)
 
+    def _look_if_cut_off(self) -> None:
+        """Makes up for the evaluation in which an earlier attempt was stopped, and saved."""
+        train, step = self.config.train, self.start
+        last = step == train.steps
+        if step == 0 or not (last or step % train.eval_interval == 0):
+            return
+        if not math.isnan(logged_error(self.workdir, step, "test")):
+            return
+        val_error = self._evaluate(step, last)
+        if last or step % train.checkpoint_interval == 0:
+            # It was saved without its error, and would never count as the best.
+            self.checkpoints.delete(step)
+            self._save(step, val_error, last=last)
+
     def _save(self, step: int, val_error: float | None, *, last: bool) -> None:
-        if self.checkpoints.last_step != step:
-            state = self.experiment.devices.single_copy(self.state)
+        if step and self.checkpoints.last_step != step:
+            state = self.experiment.to_save(self.state)
             self.checkpoints.save(step, state, val_error, last=last)
 
     def _evaluate(self, step: int, last: bool) -> float | None:
         """Logs val and test; only val's error is returned, for nothing may be chosen on test."""
-        errors = {}
+        measured = {}
         jax.block_until_ready(self.state.step)
         with self.progress.paused():
             for split in ("val", "test"):
                 if self.experiment.resident.sizes[split]:
-                    values, logits = self.evaluator.measure(self.state, split)
+                    values, logits = self.evaluator.measure(
+                        self.state, split, between=self._between_calls
+                    )
                     if last:  # for the final report
                         self.predictions[split] = self.evaluator.predictions(split, logits)
-                    self.writer.write(step, split, values)
-                    errors[split] = values["error"]
-        return errors.get("val")
+                    measured[split] = values
+        # Both or none: an evaluation that was cut off is made again.
+        for split, values in measured.items():
+            self.writer.write(step, split, values)
+        return measured["val"]["error"] if "val" in measured else None
 
     def _final_report(self) -> dict[str, Any]:
         steps = self.config.train.steps
@@ -236,25 +274,3 @@ class Attempt:
         path = self.workdir / run_folder.STATUS
         run_folder.write_json(path, status, durable=state != run_folder.RUNNING)
         return status
-
-
-def restored(
-    experiment: Experiment, checkpoints: Checkpoints, step: int | None
-) -> tuple[TrainState, int]:
-    """The experiment's state on its devices: of a checkpoint, or the initial one if step is None.
-
-    Raises:
-        InputError: if the checkpoint cannot be read.
-    """
-    state = experiment.state
-    if step is not None:
-        state = checkpoints.restore(step, like=state)
-        LOG.info("restored step %d", step)
-    return experiment.devices.replicate(state), step or 0
-
-
-def logged_train_error(workdir: pathlib.Path, step: int) -> float:
-    """The training error (percent) logged at a step; NaN if none was."""
-    records = run_folder.read_records(workdir / run_folder.METRICS)
-    errors = [r["error"] for r in records if (r["split"], r["step"]) == ("train", step)]
-    return math.nan if not errors or errors[-1] is None else float(errors[-1])

@@ -103,7 +103,7 @@ def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformationEx
 
 def _kernels(params: Any) -> Any:
     """True for weights of convolutions and of the head; False for BN's parameters and biases."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def learning_rate(opt_state: Any) -> jax.Array:

@@ -10,7 +10,8 @@ from typing import Any
 
 import jax
 
-from resnet_jax import run_folder
+from resnet_jax import environment, run_folder
+from resnet_jax.native import library
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
@@ -32,6 +33,10 @@ def describe(devices: list[jax.Device], dataset: dict[str, Any]) -> dict[str, An
             **{name: importlib.metadata.version(name) for name in PACKAGES},
         },
         "devices": [device.device_kind for device in devices],
+        "environment": {
+            name: os.environ[name] for name in environment.NUMERICS if name in os.environ
+        },
+        "native": library.describe(),
         "hardware": {
             "processor": processor(),
             "usable_cores": len(os.sched_getaffinity(0))
@@ -65,3 +70,17 @@ def processor() -> str:
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def accelerators() -> list[str]:
+    """The names of NVIDIA GPUs, without starting JAX, which would take their memory."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return done.stdout.strip().splitlines()

@@ -4,20 +4,26 @@ import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 import optax
 
 from resnet_jax import run_folder
-from resnet_jax.config import EvaluationConfig, RunConfig, resolve_steps_per_call
+from resnet_jax.config import (
+    EvaluationConfig,
+    RunConfig,
+    resolve_block_loop,
+    resolve_steps_per_call,
+)
 from resnet_jax.data import balancing, datasets
 from resnet_jax.data.augment import Normalization
 from resnet_jax.data.pipeline import Resident
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, torch_weights
+from resnet_jax.models.repeated import UNROLLED, Repetition, with_loops, without_loops
 from resnet_jax.parallel import AXIS, DeviceMap
 from resnet_jax.train import optimizer
 from resnet_jax.train.state import TrainState
@@ -43,7 +49,8 @@ class Experiment:
         arrays: images, labels, normalisation, the seed and, if the loss is weighted, the classes'
             weights; copied to every device.
         model: the net, as a pure function.
-        state: before the first step, on the host.
+        state: before the first step, on the host, as checkpoints have it.
+        loops: whether the program has blocks that are alike as a loop.
         tx: the optimizer.
         steps_per_call: steps in one call of `train_program`.
         train_program: (state, arrays, examples) -> (state,).
@@ -60,6 +67,7 @@ class Experiment:
     arrays: dict[str, jax.Array]
     apply: registry.Apply
     state: TrainState
+    loops: bool
     steps_per_call: int
     train_program: Callable[..., Any]
 
@@ -67,6 +75,15 @@ class Experiment:
     def class_names(self) -> tuple[str, ...]:
         """The data set's, in label order."""
         return self.preprocessing.class_names
+
+    def placed(self, state: TrainState) -> TrainState:
+        """A state on the devices, laid out for the program."""
+        return cast(TrainState, self.devices.replicate(with_loops(state) if self.loops else state))
+
+    def to_save(self, state: TrainState) -> TrainState:
+        """One copy of what is on the devices, laid out as checkpoints are."""
+        one = self.devices.single_copy(state)
+        return cast(TrainState, without_loops(jax.device_get(one)) if self.loops else one)
 
     @classmethod
     def prepare(cls, config: RunConfig) -> "Experiment":
@@ -91,11 +108,13 @@ class Experiment:
         check_costs(config.evaluation, dataset.num_classes)
         described = dataset.describe()
         leaked = leaked_ids(config.evaluation.audit, described)
+        loops = resolve_block_loop(config, accelerator=devices.is_accelerator)
         apply, tx, state = initial_state(
             config,
             channels=dataset.image_shape[-1],
             num_classes=dataset.num_classes,
             weights=config.model.weights,
+            repetition=Repetition(loops, config.train.recompute_blocks),
         )
         LOG.info(_describe(config, dataset))
         resident = Resident.of(dataset, config.data)
@@ -119,6 +138,7 @@ class Experiment:
             arrays=devices.replicate({**resident.arrays, **more}),
             apply=apply,
             state=state,
+            loops=loops,
             steps_per_call=resolve_steps_per_call(config, accelerator=devices.is_accelerator),
             train_program=devices.compile(
                 training_program(config, apply, tx),
@@ -165,7 +185,12 @@ def leaked_ids(path: str, dataset: dict[str, Any]) -> frozenset[str] | None:
 
 
 def initial_state(
-    config: RunConfig, *, channels: int, num_classes: int, weights: str = ""
+    config: RunConfig,
+    *,
+    channels: int,
+    num_classes: int,
+    weights: str = "",
+    repetition: Repetition = UNROLLED,
 ) -> tuple[registry.Apply, optax.GradientTransformationExtraArgs, TrainState]:
     """Builds the net and its optimizer.
 
@@ -175,10 +200,11 @@ def initial_state(
         num_classes: of its data set.
         weights: a file to start from; "" leaves the weights as they are drawn, which is enough for
             a state to restore a checkpoint into.
+        repetition: how blocks that are alike become a program.
 
     Returns:
         The net as a pure function, the optimizer, and the state before the first step, on the host:
-        what lies on a device is donated to the first step.
+        what lies on a device is donated to the first step. It is laid out as checkpoints are.
 
     Raises:
         InputError: if the weights file does not fit, or JAX is not set to the net's precision.
@@ -193,12 +219,14 @@ def initial_state(
         num_classes=num_classes,
         seed=config.train.seed,
         axis_name=AXIS,
+        repetition=repetition,
     )
     if weights:
         torch_weights.load_into(model, pathlib.Path(weights))
     net = registry.functional(model)
     tx = optimizer.build(config.optimizer, config.train.steps)
-    return net.apply, tx, jax.device_get(TrainState.create(net.params, net.stats, tx))
+    state = jax.device_get(TrainState.create(net.params, net.stats, tx))
+    return net.apply, tx, without_loops(state)
 
 
 def _describe(config: RunConfig, dataset: datasets.Dataset) -> str:

@@ -22,8 +22,8 @@ class TrainState:
         stats: running batch statistics.
         opt_state: momentum and the learning rate's state.
         window: metrics since the last log line.
-        first_nonfinite_step: the update (counted from 1) whose loss or gradient was not finite,
-            or -1. From then on only `step` and `window` change.
+        first_nonfinite_step: the update (counted from 1) whose loss, gradient or statistics
+            were not finite, or -1. From then on only `step` and `window` change.
     """
 
     step: jax.Array

@@ -46,8 +46,8 @@ def train_step(
 
     Returns:
         The next state, the same on every device; `window` holds this step alone, its loss and
-        error unweighted. If loss or gradient is not finite, parameters, statistics and optimizer
-        keep their last finite values for good.
+        error unweighted. If loss, gradient or statistics are not finite, parameters, statistics
+        and optimizer keep their last finite values for good.
     """
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
@@ -74,7 +74,8 @@ def train_step(
     error = metrics.error.total / metrics.error.count.astype(metrics.error.total.dtype)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params, train_error=error)
 
-    finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(norm)
+    # A variance that overflows scales its activations to zero, which leaves the loss finite.
+    finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(norm + optax.tree.norm(stats))
     alive = finite & (state.first_nonfinite_step < 0)
     step = state.step + 1
     new = (optax.apply_updates(state.params, updates), stats, opt_state)

@@ -1,0 +1,56 @@
+"""Requests to stop. Light to import, so that a command listens before its heavy imports."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+
+REQUESTS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Whether SIGINT or SIGTERM has asked this process to save and end; a second one ends at once.
+
+    Handlers only note the request, because a save from inside one could meet another under way.
+    Whoever does the work asks between two pieces of it.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self) -> bool:
+        """Whether the process was asked to stop."""
+        return self._asked
+
+    def listen(self) -> None:
+        """Notes requests from now on."""
+        for number in REQUESTS:
+            signal.signal(number, self._ask)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
+
+    def end_at_once(self) -> None:
+        """From now on there is nothing to save: the first request ends the process.
+
+        Raises:
+            KeyboardInterrupt: if there has been one already.
+        """
+        if self._asked:
+            raise KeyboardInterrupt
+        for number in REQUESTS:
+            signal.signal(number, signal.default_int_handler)
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print("stopping at the next step; again to stop at once", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Requests wait; in processes that are started meanwhile, until they `listen`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
