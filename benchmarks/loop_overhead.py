@@ -5,7 +5,7 @@
 Runs the two in turn, so that a machine whose speed drifts slows both alike: some bare steps, which
 read nothing back and write nothing, then a whole run of as many, with its batches, records, event
 files and a checkpoint half-way. Evaluations are left out of the loop's time, as in the speed that
-a run shows. Prints medians and the ratio.
+a run shows. Medians, and of the ratio.
 """
 
 import pathlib
@@ -18,6 +18,7 @@ from absl import app
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
+from benchmarks import record
 from resnet_jax import config as run_config
 from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.train.loop import Attempt
@@ -27,6 +28,8 @@ _CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "The ru
 _STEPS = absl_flags.DEFINE_integer("steps", 100, "Steps in each measurement.", lower_bound=1)
 _ROUNDS = absl_flags.DEFINE_integer("rounds", 5, "Measurements of each.", lower_bound=1)
 
+_OUT = absl_flags.DEFINE_string("out", "runs/benchmarks", "Folder for the results.")
+
 
 def bare_step_rate(experiment: Experiment, steps: int) -> float:
     """Images per second of the compiled step alone, its batches chosen beforehand."""
@@ -34,7 +37,7 @@ def bare_step_rate(experiment: Experiment, steps: int) -> float:
     order = TrainingOrder(experiment.resident.sizes["train"], train.batch_size, train.seed)
     per_call = experiment.steps_per_call
     batches = [order.batches(first, per_call) for first in range(0, steps, per_call)]
-    state = experiment.devices.replicate(experiment.state)
+    state = experiment.placed(experiment.state)
     (state,) = experiment.train_program(state, experiment.arrays, batches[0])
     jax.block_until_ready(state)
     start = time.perf_counter()
@@ -67,15 +70,15 @@ def main(argv: list[str]) -> None:
         bare.append(bare_step_rate(experiment, _STEPS.value))
         loop.append(loop_rate(experiment))
     ratios = [b / a for a, b in zip(bare, loop, strict=True)]
-    print(f"{_ROUNDS.value} rounds of {_STEPS.value} steps; medians (lowest to highest)")
-    for name, values, unit in (
-        ("bare step", bare, "img/s"),
-        ("whole loop", loop, "img/s"),
-        ("loop / bare", ratios, ""),
-    ):
-        low, middle, high = min(values), statistics.median(values), max(values)
-        digits = 0 if unit else 3
-        print(f"{name:<12}{middle:10.{digits}f} ({low:.{digits}f} to {high:.{digits}f}) {unit}")
+    values = {"bare step, img/s": bare, "whole loop, img/s": loop, "loop / bare": ratios}
+    report = {**record.about("flax"), "steps": _STEPS.value, **values}
+    table = record.markdown(
+        f"The training loop over the bare step, {_ROUNDS.value} rounds of {_STEPS.value} steps.",
+        report,
+        {"": "s", "median": ".3f", "lowest": ".3f", "highest": ".3f"},
+        [[name, statistics.median(v), min(v), max(v)] for name, v in values.items()],
+    )
+    record.write(_OUT.value, "loop_overhead", report, table)
 
 
 if __name__ == "__main__":
