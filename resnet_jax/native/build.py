@@ -15,7 +15,8 @@ import sys
 
 import jax
 
-from resnet_jax.native.library import FOLDER, LIBRARY, build_stamp
+from resnet_jax.native import FOLDER, LIBRARY
+from resnet_jax.native.library import build_stamp
 
 # A oneDNN on TBB or SYCL (as the wheel `onednn`) brings threads that we cannot confine.
 PROBE = """

@@ -92,32 +92,18 @@ def batch_norm(
         y of x's shape and dtype, mean and biased variance, float32 [channels]. The two are for
         running statistics: gradients do not flow through them.
     """
-    y, mean, variance = _batch_norm(x, scale, shift, added, epsilon, relu)
+    extra = jnp.zeros(0, x.dtype) if added is None else added
+    results = (_like(x), _like(scale), _like(scale))
+    call = _call("batch_norm_forward", results, x, extra, scale, shift)
+    y, mean, variance = call(epsilon=np.float32(epsilon), relu=relu)
     return y, mean, variance
 
 
-def _batch_norm(
-    x: jax.Array,
-    scale: jax.Array,
-    shift: jax.Array,
-    added: jax.Array | None,
-    epsilon: float,
-    relu: bool,
-) -> list[jax.Array]:
-    extra = jnp.zeros(0, x.dtype) if added is None else added
-    call = _call("batch_norm_forward", (_like(x), _like(scale), _like(scale)), x, extra, scale)
-    return list(call(shift, epsilon=np.float32(epsilon), relu=relu))
-
-
 def _batch_norm_forward(
-    x: jax.Array,
-    scale: jax.Array,
-    shift: jax.Array,
-    added: jax.Array | None,
-    epsilon: float,
-    relu: bool,
+    x: jax.Array, scale: jax.Array, shift: jax.Array, added: jax.Array | None, *how: Any
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple[Any, ...]]:
-    y, mean, variance = _batch_norm(x, scale, shift, added, epsilon, relu)
+    epsilon, relu = how
+    y, mean, variance = batch_norm(x, scale, shift, added, epsilon, relu)
     # Where y is positive tells where ReLU was open; without ReLU it need not be kept.
     return (y, mean, variance), (x, y if relu else None, scale, mean, variance, added)
 

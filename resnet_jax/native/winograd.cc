@@ -170,19 +170,10 @@ int64_t winograd_scratch(const WinogradShape& shape) {
 void winograd_kernel(const WinogradShape& shape, const float* kernel, float* to) {
   const int64_t plane = shape.in * shape.out;
   for (int64_t i = 0; i < plane; i += kLanes) {
-    Lanes g[9], half[4][3];
+    Lanes g[9], u[16];
     for (int k = 0; k < 9; ++k) g[k] = load<Lanes>(kernel + k * plane + i);
-    for (int j = 0; j < 3; ++j) {
-      const Lanes column[3] = {g[j], g[3 + j], g[6 + j]};
-      Lanes changed[4];
-      kernel_step(column, changed);
-      for (int k = 0; k < 4; ++k) half[k][j] = changed[k];
-    }
-    for (int k = 0; k < 4; ++k) {
-      Lanes row[4];
-      kernel_step(half[k], row);
-      for (int j = 0; j < 4; ++j) store(to + (k * 4 + j) * plane + i, row[j]);
-    }
+    both_ways<3, 4>(g, u, [](const Lanes* a, Lanes* b) NATIVE_LAMBDA { kernel_step(a, b); });
+    for (int k = 0; k < 16; ++k) store(to + k * plane + i, u[k]);
   }
 }
 
@@ -267,19 +258,11 @@ void winograd_gradient_of_kernel(const WinogradShape& shape, const float* from,
                                                float* gradient) {
   const int64_t plane = shape.in * shape.out;
   for (int64_t i = 0; i < plane; i += kLanes) {
-    Lanes u[16], half[3][4];
+    Lanes u[16], g[9];
     for (int k = 0; k < 16; ++k) u[k] = load<Lanes>(from + k * plane + i);
-    for (int j = 0; j < 4; ++j) {
-      const Lanes column[4] = {u[j], u[4 + j], u[8 + j], u[12 + j]};
-      Lanes changed[3];
-      kernel_gradient_step(column, changed);
-      for (int k = 0; k < 3; ++k) half[k][j] = changed[k];
-    }
-    for (int k = 0; k < 3; ++k) {
-      Lanes row[3];
-      kernel_gradient_step(half[k], row);
-      for (int j = 0; j < 3; ++j) store(gradient + (k * 3 + j) * plane + i, row[j]);
-    }
+    both_ways<4, 3>(u, g,
+                    [](const Lanes* a, Lanes* b) NATIVE_LAMBDA { kernel_gradient_step(a, b); });
+    for (int k = 0; k < 9; ++k) store(gradient + k * plane + i, g[k]);
   }
 }
 

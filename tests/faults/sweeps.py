@@ -18,7 +18,7 @@ FAULTS = {
     "ResNet-8-seed0": ("hang", "no sign of life"),
 }
 # Longer than any start of a process takes on a busy machine.
-HANG_AFTER = 25
+HANG_AFTER = 75
 
 
 def runs_that_fail(rounds: int, folder: Path) -> Outcome:
