@@ -35,6 +35,8 @@ POLL_SECONDS = 0.3
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "Out of memory")
 # Processes in a row that fail without a step, after which no more are started.
 MOST_EARLY_FAILURES = 3
+# Longer than any program takes to compile.
+HANG_AFTER = 1800.0
 
 
 class Sweep:
@@ -55,7 +57,7 @@ class Sweep:
         *,
         retries: int,
         title: str,
-        hang_after: float = 1800.0,
+        hang_after: float = HANG_AFTER,
     ):
         self.runs, self.retries, self.hang_after = runs, retries, hang_after
         self.free = list(places)
@@ -63,7 +65,8 @@ class Sweep:
         self.running: dict[str, slots.Job] = {}
         self.early_failures = 0
         self.refused: str | None = None
-        self.stopping = self.killing = False
+        self.requests = 0  # to stop, by the user
+        self.broken = self.ending = self.killing = False
         self.board = Board(title, runs)
 
     def work(self) -> int:
@@ -71,7 +74,8 @@ class Sweep:
         for run in self.waiting:
             enqueue(run)
         try:
-            while self.running or (self.waiting and not self.stopping):
+            while self.running or (self.waiting and not self.ending):
+                self._heed_requests()
                 self._collect()
                 self._begin()
                 self.board.show()
@@ -81,17 +85,31 @@ class Sweep:
             self.board.close()
         if self.refused:
             raise InputError(self.refused)
-        if self.early_failures >= MOST_EARLY_FAILURES:
+        if self.broken:
             return 1
-        if self.stopping:
+        if self.requests:
             return command.INTERRUPTED
         return 0 if all(run.is_finished for run in self.runs) else 1
 
     def stop(self, number: int, frame: object) -> None:
-        """Asks every run to save and end; asked again, ends them at once."""
-        self.killing = self.stopping
-        self._end_all(signal.SIGKILL if self.killing else signal.SIGINT)
-        self.stopping = True
+        """Asks every run to save and end; asked again, ends them at once.
+
+        A signal's handler. It only counts: a process may be about to be started.
+        """
+        self.requests += 1
+
+    def _heed_requests(self) -> None:
+        if self.requests:
+            self._end()
+        if self.requests > 1 and not self.killing:
+            self.killing = True
+            self._end_all(signal.SIGKILL)
+
+    def _end(self) -> None:
+        """Begins no others, and lets those that run save."""
+        if not self.ending:
+            self.ending = True
+            self._end_all(signal.SIGINT)
 
     def _end_all(self, number: signal.Signals) -> None:
         for job in self.running.values():
@@ -101,7 +119,7 @@ class Sweep:
     def _begin(self) -> None:
         # A run whose process outlived an earlier runner is left alone until that has saved.
         ready = [run for run in self.waiting if run_folder.owner(run.folder) is None]
-        while self.free and ready and not self.stopping:
+        while self.free and ready and not (self.ending or self.requests):
             run, slot = ready.pop(0), self.free.pop(0)
             self.waiting.remove(run)
             process = slots.start(run.folder, slot, run.config)
@@ -139,7 +157,8 @@ class Sweep:
         status = {**run.status, "state": run_folder.FAILED, "reason": reason}
         run_folder.write_json(run.folder / run_folder.STATUS, status)
         self.early_failures = 0 if job.has_worked else self.early_failures + 1
-        if self.early_failures == MOST_EARLY_FAILURES:
+        if self.early_failures == MOST_EARLY_FAILURES and not self.broken:
+            self.broken = True
             CONSOLE.print(
                 f"{MOST_EARLY_FAILURES} processes in a row failed before their first step, the "
                 f"last with: {reason}. No others are started; mend this and start the same "
@@ -152,11 +171,6 @@ class Sweep:
         run.failures += 1
         if run.failures <= self.retries:
             self.waiting.append(run)
-
-    def _end(self) -> None:
-        """Begins no others, and lets those that run save."""
-        self.stopping = True
-        self._end_all(signal.SIGINT)
 
 
 def _reason(job: slots.Job, code: int, words: str, hang_after: float) -> str:
@@ -180,7 +194,7 @@ def launch(grid: Grid) -> None:
     jobs = flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0)
     retries = flags.DEFINE_integer("retries", 1, "How often a failed run is tried again.", 0)
     hang_after = flags.DEFINE_float(
-        "hang_after", 1800.0, "Seconds without a step after which a run counts as hung.", 1.0
+        "hang_after", HANG_AFTER, "Seconds without a step after which a run counts as hung.", 1.0
     )
     force = flags.DEFINE_bool("force", False, "Replace runs whose config has changed.")
     dry_run = flags.DEFINE_bool("dry_run", False, "Only print the grid, with its cost.")

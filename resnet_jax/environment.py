@@ -2,7 +2,7 @@
 
     variable                    value                                    when
     JAX_COMPILATION_CACHE_DIR   ~/.cache/resnet_jax/compiled-HOST        always
-    GLIBC_TUNABLES              keep freed memory, in huge pages         Linux
+    GLIBC_TUNABLES              keep freed memory, in huge pages         Linux, on CPU
     XLA_FLAGS                   --xla_disable_hlo_passes=fusion          on CPU, from depth 44,
                                                                          without the CPU extension
     XLA_FLAGS                   --xla_gpu_deterministic_ops=true         train.deterministic
@@ -61,13 +61,17 @@ def of_run(config: RunConfig, *, on_cpu: bool) -> dict[str, str]:
     wanted = {CACHE: str(cache)}
     if on_cpu:
         wanted["GLIBC_TUNABLES"] = KEEP_MEMORY
-    if on_cpu and config.model.depth >= FUSION_HURTS_FROM and not native.is_built():
+    if on_cpu and config.model.depth >= FUSION_HURTS_FROM and not _by_extension(config):
         wanted["XLA_FLAGS"] = NO_FUSION
     wanted = {name: value for name, value in wanted.items() if name not in os.environ}
     flags = os.environ.get("XLA_FLAGS", wanted.get("XLA_FLAGS", ""))
     if config.train.deterministic and DETERMINISTIC.split("=")[0] not in flags:
         wanted["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
     return wanted
+
+
+def _by_extension(config: RunConfig) -> bool:
+    return config.model.dtype != "float64" and native.is_wanted()
 
 
 def prepare(config: RunConfig) -> None:

@@ -76,23 +76,24 @@ def _config_and_workdir() -> tuple[run_config.RunConfig, pathlib.Path]:
 
 def _evaluate() -> None:
     STOP.end_at_once()
-    given = _CONFIG.value is not None
-    config = run_config.validate(command.read_config(_CONFIG) if given else {})
+    workdir = None if _WORKDIR.value is None else pathlib.Path(_WORKDIR.value)
+    if _CONFIG.value is not None:
+        config = run_config.validate(command.read_config(_CONFIG))
+    elif workdir is not None:
+        config = run_config.load_json(workdir / run_folder.CONFIG)
+    else:
+        config = run_config.RunConfig()
+    if workdir is None and not config.model.weights:
+        raise InputError(
+            "--mode=evaluate needs --workdir of a trained run, or --config with model.weights"
+        )
     environment.prepare(config)
     from resnet_jax.train import evaluation
 
-    if _WORKDIR.value is not None:
-        report = evaluation.evaluate(
-            pathlib.Path(_WORKDIR.value),
-            which=_CHECKPOINT.value,
-            config=config if given else None,
-        )
-    else:
-        if not config.model.weights:
-            raise InputError(
-                "--mode=evaluate needs --workdir of a trained run, or --config with model.weights"
-            )
+    if workdir is None:
         report = evaluation.evaluate_weights(config)
+    else:
+        report = evaluation.evaluate(workdir, which=_CHECKPOINT.value, config=config)
     terminal.print_evaluation(report)
 
 

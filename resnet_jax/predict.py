@@ -17,8 +17,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from resnet_jax import terminal
+from resnet_jax import environment, run_folder, terminal
 from resnet_jax.command import BAD_INPUT
+from resnet_jax.config import load_json
 from resnet_jax.errors import InputError
 
 
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if flags.top < 1:
             raise InputError(f"--top must be at least 1, got {flags.top}")
         # Flags are checked before JAX starts, so that mistakes are told at once.
+        environment.prepare(load_json(flags.workdir / run_folder.CONFIG))
         from resnet_jax.train import prediction
 
         predicted = prediction.predict(

@@ -104,6 +104,11 @@ def read_json(path: pathlib.Path) -> Any:
         raise InputError(f"{path} cannot be read: {error}; is this a run's folder?") from error
 
 
+def attempts(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """What is known of each attempt at a run, the oldest first, as in `provenance.json`."""
+    return list((read_json(workdir / PROVENANCE) or {"attempts": []})["attempts"])
+
+
 def require_own(workdir: pathlib.Path) -> None:
     """Refuses a folder that holds something other than a run, before anything is written.
 

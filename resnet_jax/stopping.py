@@ -1,8 +1,8 @@
 """Requests to stop. Light to import, so that a command listens before its heavy imports."""
 
 import contextlib
+import os
 import signal
-import sys
 from collections.abc import Iterator
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM)
@@ -43,7 +43,8 @@ class StopRequest:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        print("stopping at the next step; again to stop at once", file=sys.stderr)
+        # Not by sys.stderr, which the signal may have come to while it was being written to.
+        os.write(2, b"stopping at the next step; again to stop at once\n")
 
 
 @contextlib.contextmanager

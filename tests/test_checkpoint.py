@@ -228,3 +228,42 @@ def test_a_save_that_failed_in_the_background_is_told_at_the_next_call(saved, mo
     with pytest.raises(OSError, match="No space left"):
         checkpoints.save(10, state_of(10), None) if waiting == "save" else checkpoints.wait()
     assert checkpoints.newest_intact() == 6
+
+
+def test_a_step_that_is_saved_anew_takes_the_olds_place_with_its_own_error(saved):
+    checkpoints = Checkpoints(saved, keep=3)
+    assert checkpoints.best_step == 6
+    checkpoints.replace(4, state_of(4), val_error=1.0)
+    assert checkpoints.steps == [2, 4, 6] and checkpoints.best_step == 4
+    checkpoints.close()
+    assert sorted(path.name for path in saved.iterdir()) == ["2", "4", "6"]
+    assert manifest.damage(saved / "4") is None
+
+
+@pytest.mark.parametrize("new_is_complete", [False, True])
+def test_a_process_that_dies_while_it_saves_a_step_anew_loses_neither(
+    saved, monkeypatch, new_is_complete
+):
+    class Killed(BaseException):
+        pass
+
+    def die(*_, **__):
+        raise Killed
+
+    # At its last act, the removal of the old step; or before the new one is begun.
+    owner, name = (shutil, "rmtree") if new_is_complete else (Checkpoints, "save")
+    checkpoints = Checkpoints(saved, keep=3)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, die)
+        checkpoints.replace(6, state_of(6), val_error=1.0)
+    assert (saved / "6").exists() is new_is_complete
+    assert restore_newest(saved) == 6
+    assert sorted(path.name for path in saved.iterdir()) == ["2", "4", "6"]
+
+
+def test_a_full_disk_does_not_cost_the_step_that_was_to_be_saved_anew(saved, monkeypatch):
+    checkpoints = Checkpoints(saved, keep=3)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(shutil, "disk_usage", lambda _: USAGE(1, 1, 0))
+        checkpoints.replace(6, state_of(6), val_error=1.0)
+    assert restore_newest(saved) == 6

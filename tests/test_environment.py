@@ -17,8 +17,9 @@ def unset(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def of(depth=20, *, on_cpu=True, **train):
-    return environment.of_run(validate({"model": {"depth": depth}, "train": train}), on_cpu=on_cpu)
+def of(depth=20, *, on_cpu=True, dtype="float32", **train):
+    config = validate({"model": {"depth": depth, "dtype": dtype}, "train": train})
+    return environment.of_run(config, on_cpu=on_cpu)
 
 
 def test_deep_nets_on_cpu_run_without_the_fusion_whose_cost_is_quadratic():
@@ -30,8 +31,12 @@ def test_with_the_cpu_extension_fusion_stays_on(monkeypatch, tmp_path):
     monkeypatch.setattr(native, "LIBRARY", tmp_path / "extension.so")
     monkeypatch.delenv(native.SWITCH)
     assert of(110)["XLA_FLAGS"] == environment.NO_FUSION
-    native.LIBRARY.touch()
+    native.LIBRARY.write_text("built for another jaxlib")
+    assert of(110)["XLA_FLAGS"] == environment.NO_FUSION
+    native.LIBRARY.write_text(f"built for {native.build_stamp()}")
     assert "XLA_FLAGS" not in of(110)
+    # Double precision is not for it.
+    assert of(110, dtype="float64")["XLA_FLAGS"] == environment.NO_FUSION
 
 
 def test_memory_is_kept_on_cpu_alone():
@@ -73,13 +78,18 @@ def in_a_process(code, **variables):
 
 
 def test_a_process_is_replaced_once_so_that_the_c_library_reads_its_settings():
+    # What a process was started with, whatever it has set since, stands in /proc. The C library
+    # puts zeros between the settings when it has read them.
     code = (
-        "import os, sys; from resnet_jax import environment; before = os.getpid(); "
-        "environment.keep_memory(); print(os.getpid(), os.environ['GLIBC_TUNABLES'], sys.argv[1:])"
+        "import os; from resnet_jax import environment; os.write(1, b'started '); "
+        "environment.keep_memory(); "
+        "own = open('/proc/self/environ').read().replace(chr(0), ':'); "
+        "print(own[own.index('GLIBC_TUNABLES'):])"
     )
-    first = in_a_process(code, JAX_PLATFORMS="cpu").split()
-    assert len(first) == 3 and first[1] == environment.KEEP_MEMORY
-    assert in_a_process(code, GLIBC_TUNABLES="glibc.malloc.check=1").split()[1].endswith("check=1")
+    replaced = in_a_process(code, JAX_PLATFORMS="cpu")
+    assert replaced.startswith(f"started started GLIBC_TUNABLES={environment.KEEP_MEMORY}")
+    own = in_a_process(code, GLIBC_TUNABLES="glibc.malloc.check=1")
+    assert own.startswith("started GLIBC_TUNABLES=glibc.malloc.check=1")
 
 
 def test_once_jax_has_started_nothing_is_set():

@@ -27,7 +27,7 @@ ALLOWED = {
     "report": {"run_folder", "errors"},
     "command": {"config", "errors"},
     "main": {"train", "command", "environment", "stopping"} | BASE,
-    "predict": {"train", "command"} | BASE,
+    "predict": {"train", "command", "environment"} | BASE,
 }
 # The only parts that may import a heavy dependency.
 OWNERS = {

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from resnet_jax import native
 from resnet_jax.config import ModelConfig, ParallelConfig
 from resnet_jax.models import complexity, registry
 from resnet_jax.native import build, library, operations
@@ -208,7 +209,8 @@ import jax, numpy as np
 assert library.available(), library.describe()
 x = np.random.RandomState(0).normal(size=(64, 16, 16, 16)).astype("float32")
 w = np.random.RandomState(1).normal(size=(3, 3, 16, 16)).astype("float32")
-loss = lambda w: (operations.convolution(x, w, 1, 1) ** 2).sum()
+# Winograd's algorithm is for stride 1; the other goes through oneDNN.
+loss = lambda w: sum((operations.convolution(x, w, s, 1) ** 2).sum() for s in (1, 2))
 gradient = jax.jit(jax.grad(loss)).lower(w).compile()
 threads = len(os.listdir("/proc/self/task"))
 for _ in range(3):
@@ -220,7 +222,7 @@ print(np.asarray(value).tobytes().hex(), len(os.listdir("/proc/self/task")) - th
 def gradient_in_new_process(where, **environment):
     done = subprocess.run(
         [sys.executable, "-c", GRADIENT, where],
-        cwd=library.FOLDER.parents[1],
+        cwd=native.FOLDER.parents[1],
         env={**os.environ, "XLA_FLAGS": "", **environment},
         capture_output=True,
         text=True,
@@ -294,7 +296,7 @@ def test_double_precision_and_integers_are_left_to_xla(float64):
 def test_building_without_a_compiler_fails_in_one_line_and_optionally_goes_on(
     monkeypatch, capsys, tmp_path
 ):
-    monkeypatch.setattr(build, "LIBRARY", tmp_path / "absent.so")
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "absent.so")
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     for arguments, code in ((["build"], 2), (["build", "--optional"], 0)):

@@ -188,6 +188,44 @@ def test_where_every_run_fails_before_its_first_step_the_third_is_the_last(
     )
 
 
+def test_a_run_that_saves_while_a_sweep_is_given_up_does_not_hide_that_it_was(tmp_path, processes):
+    started, scripts = processes
+    patient = beat_then(
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(75)); "
+        "time.sleep(60)"
+    )
+    scripts |= {f"plain-8-seed{seed}": crash for seed in range(1, 6)}
+    scripts["plain-8-seed0"] = patient
+    assert work(plan(base(), rows(*range(6)), tmp_path), retries=0) == 1
+    assert len(started) == 4
+
+
+def test_a_request_to_stop_that_comes_while_a_process_is_started_reaches_it_too(
+    tmp_path, processes, monkeypatch
+):
+    started, scripts = processes
+    ready = tmp_path / "ready"
+    patient = (
+        "import signal, sys, time, pathlib; signal.signal(signal.SIGINT, lambda *_: sys.exit(75)); "
+        f"pathlib.Path({str(ready)!r}).touch(); time.sleep(60)"
+    )
+    scripts["plain-8-seed0"] = lambda folder: patient
+    runs = plan(base(), rows(0, 1), tmp_path / "sweep")
+    sweep, start = run.Sweep(runs, PLACES, retries=1, title="test"), slots.start
+
+    def interrupted(*arguments):
+        process = start(*arguments)
+        while not ready.exists():
+            time.sleep(0.01)
+        sweep.stop(signal.SIGINT, None)
+        return process
+
+    monkeypatch.setattr(slots, "start", interrupted)
+    began = time.monotonic()
+    assert sweep.work() == 75
+    assert started == ["plain-8-seed0"] and time.monotonic() - began < 30
+
+
 def test_failures_after_the_first_step_or_with_successes_between_do_not_stop_a_sweep(
     tmp_path, processes
 ):
@@ -250,7 +288,7 @@ def test_a_stopped_sweep_asks_its_runs_to_save_and_begins_no_others(tmp_path, pr
         show()
         logs = [r.folder / slots.LOG for r in runs]
         if sum(log.is_file() and "ready" in log.read_text() for log in logs) == 2:
-            if not sweep.stopping:
+            if not sweep.requests:
                 sweep.stop(signal.SIGINT, None)
 
     sweep.board.show = stop_when_ready

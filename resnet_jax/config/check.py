@@ -141,7 +141,7 @@ def _check_relations(run: RunConfig) -> None:
         raise InputError(
             f"config.optimizer.milestones must be positive and increasing, got {milestones}"
         )
-    if run.train.block_loop == "always" and run.model.shortcut_transform == "dropout":
+    if run.train.block_loop == "always" and run.model.has_dropout:
         raise InputError(
             "config.train.block_loop='always' is not possible with "
             "config.model.shortcut_transform='dropout', whose blocks draw masks of their own; use "

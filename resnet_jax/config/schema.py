@@ -81,6 +81,11 @@ class ModelConfig:
     # A PyTorch state dict (.safetensors or .pth) to start from; "" starts from He's initialisation.
     weights: str = _field("")
 
+    @property
+    def has_dropout(self) -> bool:
+        """Whether each block draws masks of its own in training, so that no two are alike."""
+        return self.residual and self.shortcut_transform == "dropout"
+
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:
@@ -269,9 +274,7 @@ LOOP_FROM = 164
 def resolve_block_loop(run: RunConfig, *, accelerator: bool) -> bool:
     """Whether blocks that are alike become a loop: as configured, or where it pays."""
     if run.train.block_loop == "auto":
-        # With dropout no two blocks are alike: each draws masks of its own.
-        dropout = run.model.residual and run.model.shortcut_transform == "dropout"
-        return accelerator and run.model.depth >= LOOP_FROM and not dropout
+        return accelerator and run.model.depth >= LOOP_FROM and not run.model.has_dropout
     return run.train.block_loop == "always"
 
 

@@ -229,7 +229,7 @@ def _decoded(source: "PreparedDataset", split: str) -> Split:
     try:
         cache.parent.mkdir(exist_ok=True)
         with replacing(cache) as file:
-            np.savez(file, **dataclasses.asdict(decoded), sha256=decoded.sha256())
+            np.savez(file, **vars(decoded), sha256=decoded.sha256())
     except OSError as error:
         LOG.info("decoded images are not cached: %s", error)
     return decoded

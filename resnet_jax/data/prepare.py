@@ -23,7 +23,7 @@ from absl import app, flags
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.image_classification import cifar
 
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, first_line
 
 LOG = logging.getLogger(__name__)
 
@@ -152,11 +152,6 @@ def _offline(name: str, data_dir: pathlib.Path, archive: pathlib.Path) -> str:
         f"`python -m resnet_jax.data.prepare --name={name} --data_dir=DIR` and copy DIR to "
         f"{data_dir}"
     )
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's message, cut to one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def main(argv: list[str]) -> None:

@@ -8,7 +8,7 @@ import PIL.Image
 import PIL.ImageOps
 
 from resnet_jax.data.augment import Normalization
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, first_line
 from resnet_jax.files import replacing
 
 MODES = {1: "L", 3: "RGB"}
@@ -93,8 +93,7 @@ class Preprocessing:
             raise InputError(f"image {path} is no image that Pillow can read") from error
         # Pillow's decoders raise many kinds, not all of them OSError or ValueError.
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise InputError(f"image {path} cannot be read: {reason}") from error
+            raise InputError(f"image {path} cannot be read: {first_line(error)}") from error
         fitted = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.BICUBIC)
         return np.asarray(fitted, np.uint8).reshape(self.image_shape)
 

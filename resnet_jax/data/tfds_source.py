@@ -10,8 +10,8 @@ import PIL.Image
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
-from resnet_jax.data.prepare import first_line, prepare
-from resnet_jax.errors import InputError
+from resnet_jax.data.prepare import prepare
+from resnet_jax.errors import InputError, first_line
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,7 +87,7 @@ class CifarResNet(nnx.Module):
         )
         self.numerics = numerics
         self.repetition = repetition
-        self.has_dropout = config.residual and config.shortcut_transform == "dropout"
+        self.has_dropout = config.has_dropout
         self.annealing = (config.shortcut_scale, config.shortcut_scale_end)
         # Kept with the running statistics, so that an evaluation uses the scale of the last step.
         self.shortcut_scale = (

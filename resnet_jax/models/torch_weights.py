@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import nnx
 from safetensors import SafetensorError
 
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, first_line
 from resnet_jax.models.blocks import Block
 from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.resnet import CifarResNet
@@ -83,9 +83,9 @@ def _read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of the unpickler, of the zip reader, of PyTorch
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"weights file {path} is not a plain state dict: {reason}; use a .safetensors file"
+            f"weights file {path} is not a plain state dict: {first_line(error)}; use a "
+            ".safetensors file"
         ) from error
     # akamaster's files keep it under 'state_dict', with DataParallel's 'module.' before each name.
     tensors = loaded.get("state_dict", loaded) if isinstance(loaded, Mapping) else None

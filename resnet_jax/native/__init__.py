@@ -7,6 +7,8 @@ in rounding, so a run's provenance says which was used (`library.describe`).
 JAX is not imported here: what is set before it starts depends on whether there is an extension.
 """
 
+import hashlib
+import importlib.metadata
 import os
 import pathlib
 
@@ -15,6 +17,20 @@ FOLDER = pathlib.Path(__file__).parent
 LIBRARY = FOLDER / "lib" / "resnet_jax.so"  # not where Python would take it for a module
 
 
-def is_built() -> bool:
+def build_stamp() -> str:
+    """What a built library must have come from to be used here: this jaxlib, these sources."""
+    digest = hashlib.sha256()
+    for path in sorted([*FOLDER.glob("*.cc"), *FOLDER.glob("*.h")]):
+        digest.update(path.read_bytes())
+    jaxlib = importlib.metadata.version("jaxlib")
+    return f"jaxlib {jaxlib}, sources {digest.hexdigest()[:16]}"
+
+
+def is_current() -> bool:
+    """Whether there is an extension, and of the right stamp."""
+    return LIBRARY.exists() and build_stamp().encode() in LIBRARY.read_bytes()
+
+
+def is_wanted() -> bool:
     """Whether there is an extension that is not turned off; `library.available` tries it."""
-    return os.environ.get(SWITCH) != "0" and LIBRARY.exists()
+    return os.environ.get(SWITCH) != "0" and is_current()

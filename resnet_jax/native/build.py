@@ -15,8 +15,7 @@ import sys
 
 import jax
 
-from resnet_jax.native import FOLDER, LIBRARY
-from resnet_jax.native.library import build_stamp
+from resnet_jax import native
 
 # A oneDNN on TBB or SYCL (as the wheel `onednn`) brings threads that we cannot confine.
 PROBE = """
@@ -46,14 +45,14 @@ def build() -> None:
             "oneDNN not found (with OpenMP or sequential): install libdnnl-dev (Debian, Ubuntu), "
             "onednn-devel (Fedora) or onednn (conda), or set ONEDNN_ROOT to where it lies"
         )
-    LIBRARY.parent.mkdir(exist_ok=True)
-    draft = LIBRARY.with_suffix(f".{os.getpid()}.tmp")
+    native.LIBRARY.parent.mkdir(exist_ok=True)
+    draft = native.LIBRARY.with_suffix(f".{os.getpid()}.tmp")
     command = [
         compiler,
         *("-std=c++20", "-O3", "-fPIC", "-shared", "-fopenmp", "-Wall", "-Wno-psabi"),
-        f'-DNATIVE_BUILD="{build_stamp()}"',
+        f'-DNATIVE_BUILD="{native.build_stamp()}"',
         *("-isystem", jax.ffi.include_dir(), *found[0]),
-        *map(str, sorted(FOLDER.glob("*.cc"))),
+        *map(str, sorted(native.FOLDER.glob("*.cc"))),
         *("-ldnnl", "-o", str(draft)),
     ]
     try:
@@ -61,7 +60,7 @@ def build() -> None:
         if done.returncode:
             sys.stderr.write(done.stderr)
             raise BuildError(f"{compiler} failed, see above")
-        draft.replace(LIBRARY)
+        draft.replace(native.LIBRARY)
     finally:
         draft.unlink(missing_ok=True)
 
@@ -95,16 +94,12 @@ def _has_onednn(compiler: str, flags: list[str]) -> bool:
     return done.returncode == 0
 
 
-def _is_current() -> bool:
-    return LIBRARY.exists() and build_stamp().encode() in LIBRARY.read_bytes()
-
-
 def main() -> int:
     """Builds, and says in one line what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, add_help=True)
     parser.add_argument("--optional", action="store_true", help="only if need be, and if it can be")
     optional = parser.parse_args().optional
-    if optional and _is_current():
+    if optional and native.is_current():
         return 0
     try:
         build()

@@ -5,16 +5,14 @@ import contextvars
 import ctypes
 import dataclasses
 import functools
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 
-from resnet_jax.native import FOLDER, LIBRARY, SWITCH
+from resnet_jax.native import LIBRARY, SWITCH, build_stamp
 
 # XLA's name for each entry of the library.
 HANDLERS = {
@@ -44,14 +42,6 @@ class Status:
     onednn: str | None
     bfloat16: bool
     reason: str
-
-
-def build_stamp() -> str:
-    """What a built library must have come from to be used here: this jaxlib, these sources."""
-    digest = hashlib.sha256()
-    for path in sorted([*FOLDER.glob("*.cc"), *FOLDER.glob("*.h")]):
-        digest.update(path.read_bytes())
-    return f"jaxlib {jaxlib.__version__}, sources {digest.hexdigest()[:16]}"
 
 
 _left_out = contextvars.ContextVar("left_out", default=False)

@@ -18,13 +18,15 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from resnet_jax import run_folder
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, first_line
 from resnet_jax.train import manifest
 
 LOG = logging.getLogger(__name__)
 
 # In the names of steps that Orbax has not finished.
 DRAFT = ".orbax-checkpoint-tmp"
+# At the end of the name of a step that is being saved anew; it stays until the new one is complete.
+REPLACED = ".replaced"
 # What Orbax calls the one thing that is saved.
 ITEM = "default"
 # Damaged steps are moved here, beside the folder of the good ones, and never deleted.
@@ -60,6 +62,9 @@ class Checkpoints:
             # Half-written ones of a process that died; the run's lock keeps living ones out.
             for left in self._folder.glob(f"*{DRAFT}*"):
                 shutil.rmtree(left, ignore_errors=True)
+            for old in self._folder.glob(f"*{REPLACED}"):
+                new = old.with_suffix("")
+                shutil.rmtree(old) if new.exists() else old.rename(new)
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -144,7 +149,10 @@ class Checkpoints:
             return
         error = UNKNOWN_ERROR if val_error is None else val_error
         self._saving = step
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics={"val_error": error})
+        # Forced, for Orbax passes over a step that is not newer than all others, without a word.
+        self._manager.save(
+            step, args=ocp.args.StandardSave(state), metrics={"val_error": error}, force=True
+        )
 
     def _has_room(self, state: Any, last: bool) -> bool:
         """Whether there is room for twice the state: an old step goes only after a new one came."""
@@ -200,21 +208,37 @@ class Checkpoints:
             with ocp.StandardCheckpointer() as reader:
                 state = reader.restore(self._folder / str(step) / ITEM, template)
         except (ValueError, OSError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"checkpoint {step} in {self._folder} cannot be restored ({reason}); delete it to "
-                "go on from an older one, or choose another workdir"
+                f"checkpoint {step} in {self._folder} cannot be restored ({first_line(error)}); "
+                "delete it to go on from an older one, or choose another workdir"
             ) from error
         return jax.device_get(state)
 
-    def delete(self, step: int) -> None:
-        """Removes a step."""
-        self._manager.delete(step)
+    def replace(self, step: int, state: Any, val_error: float | None) -> None:
+        """Saves a step anew, and waits for it; the old one stays until the new one is complete.
+
+        Args:
+            step: one that exists.
+            state: a tree of arrays.
+            val_error: percent, or None if it was not measured.
+
+        Raises:
+            OSError: if the save failed or there is no room for it; the old one comes back when the
+                folder is opened the next time.
+        """
+        self.wait()
+        old = self._folder / f"{step}{REPLACED}"
+        (self._folder / str(step)).rename(old)
+        self._manager.reload()
+        self.save(step, state, val_error, last=True)
+        self.wait()
+        shutil.rmtree(old)
 
     def check(self) -> None:
         """Raises what went wrong with a save that has ended; does not wait for one under way."""
-        if not self._manager.is_saving_in_progress():
+        if self._saving is not None and not self._manager.is_saving_in_progress():
             self._manager.wait_until_finished()
+            self._saving = None
 
     def wait(self) -> None:
         """Returns when all saves are complete; raises what went wrong with them."""
@@ -240,15 +264,16 @@ def of_run(workdir: pathlib.Path, which: str) -> tuple[Checkpoints, int]:
     if not folder.is_dir():
         raise InputError(f"--workdir={workdir} has no checkpoints yet; train it first")
     checkpoints = Checkpoints(folder, read_only=True)
-    damaged = checkpoints.damaged()
-    if which == "best" and damaged:
+    if which == "best":
         # Which one is the best stands in the checkpoints themselves.
-        number, reason = next(iter(damaged.items()))
-        raise InputError(
-            f"--workdir={workdir}: checkpoint {number} is damaged ({reason}), so which is the best "
-            "on val is not known; use --checkpoint=last"
-        )
-    step = checkpoints.best_step if which == "best" else checkpoints.newest_intact()
+        for number, reason in checkpoints.damaged().items():
+            raise InputError(
+                f"--workdir={workdir}: checkpoint {number} is damaged ({reason}), so which is the "
+                "best on val is not known; use --checkpoint=last"
+            )
+        step = checkpoints.best_step
+    else:
+        step = checkpoints.newest_intact()
     if step is None:
         raise InputError(f"--workdir={workdir} has no complete checkpoint yet; train it first")
     return checkpoints, step

@@ -37,10 +37,7 @@ def require_same_data(dataset: dict[str, Any], workdir: pathlib.Path) -> None:
     Raises:
         InputError: with both data sets' names and hashes.
     """
-    earlier = (run_folder.read_json(workdir / run_folder.PROVENANCE) or {"attempts": []})[
-        "attempts"
-    ]
-    for before in (attempt["dataset"] for attempt in earlier):
+    for before in (attempt["dataset"] for attempt in run_folder.attempts(workdir)):
         if before["sha256"] != dataset["sha256"]:
             names = [f"{d['name']} with SHA-256 {d['sha256'][:12]}" for d in (before, dataset)]
             raise InputError(

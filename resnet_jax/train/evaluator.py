@@ -64,10 +64,12 @@ class Evaluator:
             "ids": self.experiment.ids[split],
         }
 
-    def all_predictions(self, state: TrainState) -> dict[str, dict[str, np.ndarray]]:
-        """The `predictions` of val and test, as far as they are not empty."""
+    def all_predictions(
+        self, state: TrainState, *, between: Callable[[], None] = lambda: None
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """The `predictions` of val and test, as far as they are not empty; `between` as above."""
         return {
-            split: self.predictions(split, self.measure(state, split)[1])
+            split: self.predictions(split, self.measure(state, split, between=between)[1])
             for split in ("val", "test")
             if self.experiment.resident.sizes[split]
         }

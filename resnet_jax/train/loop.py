@@ -28,6 +28,9 @@ LOG = logging.getLogger(__name__)
 
 # A running run says how far it is no more often than this: rewriting a file is not free.
 STATUS_SECONDS = 1.0
+# Why a run is `stopped`.
+WITH_CHECKPOINT = "stopped on request, with a checkpoint"
+BEFORE_IT_BEGAN = "stopped on request, before its first step"
 
 
 def train(
@@ -58,7 +61,7 @@ def train(
     if should_stop():
         return {"step": 0, "steps": config.train.steps, **status} | {
             "state": run_folder.STOPPED,
-            "reason": "stopped on request, before it began",
+            "reason": BEFORE_IT_BEGAN,
         }
     workdir.mkdir(parents=True, exist_ok=True)
     with run_folder.locked(workdir):
@@ -115,12 +118,9 @@ class Attempt:
         overview = parameter_overview.get_parameter_overview(self.experiment.state.params)
         run_folder.write_text(self.workdir / run_folder.PARAMETERS, overview + "\n")
         self.experiment.preprocessing.save(self.workdir / run_folder.PREPROCESSING)
-        path = self.workdir / run_folder.PROVENANCE
-        attempts = (run_folder.read_json(path) or {"attempts": []})["attempts"]
-        attempts.append(
-            provenance.describe(self.experiment.devices.devices, self.experiment.dataset)
-        )
-        run_folder.write_json(path, {"attempts": attempts})
+        this = provenance.describe(self.experiment.devices.devices, self.experiment.dataset)
+        attempts = [*run_folder.attempts(self.workdir), this]
+        run_folder.write_json(self.workdir / run_folder.PROVENANCE, {"attempts": attempts})
 
     def finish(self) -> dict[str, Any]:
         """Runs all remaining steps and the final evaluation; tells the outcome."""
@@ -134,8 +134,12 @@ class Attempt:
                     reason=f"loss, gradient or statistics were not finite at step {step}",
                 )
             if state == run_folder.STOPPED:
-                return self._status(state, step, reason="stopped on request, with a checkpoint")
+                reason = WITH_CHECKPOINT if step else BEFORE_IT_BEGAN
+                return self._status(state, step, reason=reason)
             return self._final_report()
+        except StopAsked:
+            # From the report, which the next attempt makes again.
+            return self._status(run_folder.STOPPED, self.config.train.steps, reason=WITH_CHECKPOINT)
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
             self._status(run_folder.FAILED, self.checkpoints.last_step or 0, reason=reason)
@@ -224,8 +228,8 @@ class Attempt:
         val_error = self._evaluate(step, last)
         if last or step % train.checkpoint_interval == 0:
             # It was saved without its error, and would never count as the best.
-            self.checkpoints.delete(step)
-            self._save(step, val_error, last=last)
+            state = self.experiment.to_save(self.state)
+            self.checkpoints.replace(step, state, val_error)
 
     def _save(self, step: int, val_error: float | None, *, last: bool) -> None:
         if step and self.checkpoints.last_step != step:
@@ -253,7 +257,9 @@ class Attempt:
     def _final_report(self) -> dict[str, Any]:
         steps = self.config.train.steps
         # An attempt that ended after the last checkpoint and before this has left no predictions.
-        predictions = self.predictions or self.evaluator.all_predictions(self.state)
+        predictions = self.predictions or self.evaluator.all_predictions(
+            self.state, between=self._between_calls
+        )
         final_report(self.experiment, predictions, self.workdir, steps, self.train_error)
         limit = self.config.train.not_converged_error
         verdict = "converged" if self.train_error <= limit else "not_converged"

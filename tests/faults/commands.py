@@ -158,9 +158,7 @@ def status(workdir: Path) -> dict:
 
 def attempts(workdir: Path) -> int:
     """How often a run was begun or gone on with."""
-    return len(
-        (run_folder.read_json(workdir / run_folder.PROVENANCE) or {"attempts": []})["attempts"]
-    )
+    return len(run_folder.attempts(workdir))
 
 
 def records(workdir: Path) -> list[tuple[int, str]]:

@@ -106,7 +106,7 @@ def same_seed(rounds: int, folder: Path) -> Outcome:
                 )
                 assert commands.end(process) == 0, commands.words(workdir)
                 prints.append(commands.fingerprint(workdir))
-            for number in range(times):
+            for number in range(1, times):
                 with tally.case(f"{devices} device(s), seed {seed}, process {number}") as case:
                     case.identical = prints[number] == prints[0]
                     changed = [
