@@ -1,30 +1,18 @@
 """How results are written: JSON, and a Markdown table with all that its numbers depend on."""
 
-import importlib.metadata
 import json
-import os
 import pathlib
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from resnet_jax.train import provenance
 
 
 def about(*packages: str) -> dict[str, Any]:
     """Commit, machine and versions of Python, JAX and more packages."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return {
-        "commit": provenance.commit(),
-        "processor": provenance.processor(),
-        "devices": provenance.accelerators(),
-        "usable_cores": len(affinity(0)) if affinity else os.cpu_count(),
-        "system": platform.platform(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", *packages)},
-        },
-    }
+    # It imports JAX, before which a process that measures has its environment to prepare.
+    from resnet_jax.train import provenance
+
+    about = provenance.circumstances(("jax", "jaxlib", *packages))
+    return {**about, "devices": provenance.accelerators()}
 
 
 def markdown(
@@ -39,8 +27,9 @@ def markdown(
         rows: sequences of values, as long as `columns`.
     """
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    hardware = report["hardware"]
     machine = ", ".join(
-        [*report["devices"], report["processor"], f"{report['usable_cores']} cores"]
+        [*report["devices"], hardware["processor"], f"{hardware['usable_cores']} cores"]
     )
     lines = [
         f"{title} {machine}. Commit {report['commit']}; {versions}.",

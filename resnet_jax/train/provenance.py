@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,22 +27,28 @@ def describe(devices: list[jax.Device], dataset: dict[str, Any]) -> dict[str, An
     return {
         "started": run_folder.now(),
         "command": [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]],
-        "commit": commit(),
+        **circumstances(),
         "dataset": dataset,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in PACKAGES},
-        },
         "devices": [device.device_kind for device in devices],
         "environment": {
             name: os.environ[name] for name in environment.NUMERICS if name in os.environ
         },
         "native": library.describe(),
+    }
+
+
+def circumstances(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
+    """What any measurement depends on: commit, hardware, versions of Python and some packages."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "commit": commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in packages},
+        },
         "hardware": {
             "processor": processor(),
-            "usable_cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
+            "usable_cores": len(affinity(0)) if affinity else os.cpu_count(),
             "system": platform.platform(),
         },
     }

@@ -8,10 +8,8 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 
 import argparse  # noqa: E402
 import dataclasses  # noqa: E402
-import importlib.metadata  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
-import platform  # noqa: E402
 import shutil  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
@@ -58,16 +56,7 @@ def circumstances(rounds: int) -> dict[str, Any]:
     return {
         "date": run_folder.now(),
         "rounds_wanted": rounds,
-        "commit": provenance.commit(),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in provenance.PACKAGES},
-        },
-        "hardware": {
-            "processor": provenance.processor(),
-            "usable_cores": len(os.sched_getaffinity(0)),
-            "system": platform.platform(),
-        },
+        **provenance.circumstances(),
     }
 
 
