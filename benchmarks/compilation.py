@@ -8,17 +8,16 @@ accelerators, so on CPU the second is traced and lowered but compiled only up to
 """
 
 import json
-import os
 import resource
-import subprocess
-import sys
 import time
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
-from benchmarks import record
+from benchmarks import record, worker
+from resnet_jax import environment
+from resnet_jax.config import validate
 
 _DEPTHS = flags.DEFINE_list("depths", ["20", "56", "110", "1202"], "Nets, each of depth 6n + 2.")
 _COMPILE = flags.DEFINE_integer("compile_up_to", 110, "Deeper programs are only lowered.")
@@ -28,9 +27,6 @@ _WORKER = flags.DEFINE_string("worker", None, "Internal: which loop this process
 
 def measure(depth: int, loop: str) -> dict[str, Any]:
     """One net's program, in this process."""
-    from resnet_jax import environment
-    from resnet_jax.config import validate
-
     config = validate(
         {
             "model": {"depth": depth},
@@ -39,7 +35,7 @@ def measure(depth: int, loop: str) -> dict[str, Any]:
             "parallel": {"devices": 1},
         }
     )
-    environment.prepare(config)
+    worker.prepare(config)
     from resnet_jax.train.setup import Experiment
 
     start = time.perf_counter()
@@ -77,17 +73,14 @@ def main(argv: list[str]) -> None:
     rows = []
     for depth in _DEPTHS.value:
         for loop in ("never", "always"):
-            command = [sys.executable, "-m", "benchmarks.compilation", f"--worker={loop}"]
-            done = subprocess.run(
-                [*command, f"--depths={depth}", f"--compile_up_to={_COMPILE.value}"],
-                # An empty name: no cache.
-                env={**os.environ, "JAX_COMPILATION_CACHE_DIR": ""},
-                capture_output=True,
-                text=True,
+            printed = worker.output(
+                "benchmarks.compilation",
+                f"--worker={loop}",
+                f"--depths={depth}",
+                f"--compile_up_to={_COMPILE.value}",
+                variables={environment.CACHE: ""},  # an empty name: no cache
             )
-            if done.returncode:
-                raise SystemExit(f"error: depth {depth}: {done.stderr.strip().splitlines()[-1]}")
-            rows.append(json.loads(done.stdout))
+            rows.append(json.loads(printed))
     report = {**record.about("flax"), "nets": rows}
     columns = {
         "depth": "d",

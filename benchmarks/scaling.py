@@ -9,14 +9,13 @@ more hardware would gain. The global batch is the same for all.
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks import record
+from benchmarks import record, worker
+from resnet_jax.config import validate
 
 _DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "How many.")
 _DEPTH = flags.DEFINE_integer("depth", 20, "Of the net.")
@@ -24,17 +23,11 @@ _BATCH = flags.DEFINE_integer("batch_size", 128, "Images in each step, over all 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Measurements of each.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps in each measurement.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", "runs/benchmarks", "Folder for the results.")
-_WORKER = flags.DEFINE_bool("worker", False, "Internal: measure in this process.")
+_WORKER = flags.DEFINE_string("worker", None, "Internal: which mapping this process measures.")
 
 
 def measure(mapping: str, devices: int) -> list[float]:
     """Images per second of the compiled step, in this process."""
-    import jax
-
-    from resnet_jax.config import validate
-    from resnet_jax.data.pipeline import TrainingOrder
-    from resnet_jax.train.setup import Experiment
-
     config = validate(
         {
             "model": {"depth": _DEPTH.value},
@@ -43,6 +36,15 @@ def measure(mapping: str, devices: int) -> list[float]:
             "parallel": {"mapping": mapping, "devices": devices},
         }
     )
+    worker.prepare(config)
+    # Added to what a run sets, which leaves flags that were there before alone.
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    import jax
+
+    from resnet_jax.data.pipeline import TrainingOrder
+    from resnet_jax.train.setup import Experiment
+
     experiment = Experiment.prepare(config)
     order = TrainingOrder(experiment.resident.sizes["train"], _BATCH.value, 0)
     per_call = experiment.steps_per_call
@@ -65,28 +67,19 @@ def main(argv: list[str]) -> None:
     del argv
     counts = [int(text) for text in _DEVICES.value]
     if _WORKER.value:
-        mapping, count = os.environ["MAPPING"], counts[0]
-        print(json.dumps(measure(mapping, count)))
+        print(json.dumps(measure(_WORKER.value, counts[0])))
         return
     rows: list[dict[str, Any]] = []
     for count in counts:
         for mapping in ("shard_map", "pmap") if count > 1 else ("shard_map",):
-            flag = f"--xla_force_host_platform_device_count={count}"
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.scaling", "--worker", f"--devices={count}"]
-                + [f"--{f.name}={f.value}" for f in (_DEPTH, _BATCH, _ROUNDS, _STEPS)],
-                env={
-                    **os.environ,
-                    "MAPPING": mapping,
-                    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip(),
-                },
-                capture_output=True,
-                text=True,
+            printed = worker.output(
+                "benchmarks.scaling",
+                f"--worker={mapping}",
+                f"--devices={count}",
+                *(f"--{flag.name}={flag.value}" for flag in (_DEPTH, _BATCH, _ROUNDS, _STEPS)),
             )
-            if done.returncode:
-                raise SystemExit(f"error: {done.stderr.strip().splitlines()[-1]}")
             name = "jit" if count == 1 else mapping
-            rows.append({"devices": count, "mapping": name, "rates": json.loads(done.stdout)})
+            rows.append({"devices": count, "mapping": name, "rates": json.loads(printed)})
     one = statistics.median(rows[0]["rates"])
     report = {**record.about("flax"), "depth": _DEPTH.value, "mappings": rows}
     table = record.markdown(

@@ -7,15 +7,13 @@ number of jobs. One job has all cores of the process; several share them.
 """
 
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from typing import Any
 
 from absl import app, flags
 
-from benchmarks import record
+from benchmarks import record, worker
 
 _JOBS = flags.DEFINE_list("jobs", ["1", "2"], "Runs at a time; the first is compared with.")
 _DEPTH = flags.DEFINE_integer("depth", 20, "Of all four nets.")
@@ -28,18 +26,11 @@ def seconds_of_sweep(jobs: int) -> float:
     """A sweep of four seeds, from command to report."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        done = subprocess.run(
-            [
-                sys.executable, "-m", "experiments.degradation", f"--workdir={folder}/sweep",
-                "--config=configs/digits.py", "--families=residual", f"--depths={_DEPTH.value}",
-                "--seeds=0,1,2,3", f"--jobs={jobs}", f"--config.train.steps={_STEPS.value}",
-                f"--config.train.eval_interval={_STEPS.value}",
-            ],
-            capture_output=True,
-            text=True,
+        worker.output(
+            "experiments.degradation", f"--workdir={folder}/sweep", "--config=configs/digits.py",
+            "--families=residual", f"--depths={_DEPTH.value}", "--seeds=0,1,2,3", f"--jobs={jobs}",
+            f"--config.train.steps={_STEPS.value}", f"--config.train.eval_interval={_STEPS.value}",
         )  # fmt: skip
-        if done.returncode:
-            raise SystemExit(f"error: {done.stderr.strip().splitlines()[-1]}")
         return time.perf_counter() - start
 
 
