@@ -5,15 +5,16 @@
 On a machine that others use too, where threads wait for each other's lost time slices, compare one
 core's own time: taskset -c 0 python -m benchmarks.compare --clock=cpu
 
-Each contender is a process of its own, with its own threads and the same memory settings; they
-take turns of some steps, so that a machine whose speed drifts slows all alike. A step is forward,
-backward and SGD with momentum and weight decay, for the same net of He et al. 2015; ours includes
-the metrics and the guard against divergence that a run has. Warm-up and compilation come before.
+Each contender is a process of its own, with its own threads and a run's environment, PyTorch with
+the same memory settings (`resnet_jax/environment.py`); they take turns of some steps, so that a
+machine whose speed drifts slows all alike. A step is forward, backward and SGD with momentum and
+weight decay, for the same net of He et al. 2015; ours includes the metrics and the guard against
+divergence that a run has. Warm-up and compilation come before.
 
 Contenders: ours with the CPU extension, `xla` without it, PyTorch eager (channels_last; in bfloat16
 under autocast) and, if asked for, `compile`, PyTorch through torch.compile. Gives medians of
-images/s and of each round's ratio to eager PyTorch; writes
-compare_DEVICE_PRECISION.json and .md to --out.
+images/s and of each round's ratio to eager PyTorch; writes compare_DEVICE_PRECISION.json and .md to
+--out.
 """
 
 import importlib
@@ -29,9 +30,9 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from benchmarks import record
-from resnet_jax import environment, native
-from resnet_jax.native import library
+from benchmarks import record, worker
+from resnet_jax import native
+from resnet_jax.config import ModelConfig, OptimizerConfig, ParallelConfig, validate
 
 _DEPTHS = flags.DEFINE_list("depths", ["20", "56", "110"], "Nets, each of depth 6n + 2.")
 _PRECISION = flags.DEFINE_enum("precision", "float32", ["float32", "bfloat16"], "Activations.")
@@ -71,7 +72,6 @@ def our_step(depth: int, precision: str, size: int) -> Callable[[int], None]:
     import jax
     import jax.numpy as jnp
 
-    from resnet_jax.config import ModelConfig, OptimizerConfig, ParallelConfig
     from resnet_jax.models import registry
     from resnet_jax.parallel import AXIS, DeviceMap
     from resnet_jax.train import optimizer, step
@@ -129,15 +129,22 @@ def torch_step(depth: int, precision: str, size: int, compiled: bool) -> Callabl
 
 
 def work(name: str, depth: int) -> None:
-    """Makes a turn of steps for each line of input, and answers with its seconds."""
+    """Tells what it computes with; then answers each line of input with the seconds of a turn."""
     size, precision = _BATCH.value, _PRECISION.value
+    worker.prepare(validate({"model": {"depth": depth, "dtype": precision}}))
+    about = {}
+    if name == "ours":
+        from resnet_jax.native import library
+
+        about = library.describe()
+    print(json.dumps(about), flush=True)
     if name in ("eager", "compile"):
         steps = torch_step(depth, precision, size, compiled=name == "compile")
     else:
         steps = our_step(depth, precision, size)
     clock = CLOCKS[_CLOCK.value]
     steps(2)
-    print(json.dumps(library.describe() if name == "ours" else {}), flush=True)
+    print("warm", flush=True)
     for _ in sys.stdin:
         start = clock()
         steps(_STEPS.value)
@@ -150,13 +157,10 @@ class Contender:
     def __init__(self, name: str, depth: int):
         variables = {
             **os.environ,
-            "GLIBC_TUNABLES": environment.KEEP_MEMORY,
             "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda,cpu"}[_DEVICE.value],
         }
         if name == "xla":
             variables[native.SWITCH] = "0"
-            if _DEVICE.value == "cpu" and depth >= environment.FUSION_HURTS_FROM:
-                variables["XLA_FLAGS"] = environment.NO_FUSION
         own = [
             f"--{flag.name}={flag.value}" for flag in (_PRECISION, _STEPS, _BATCH, _CLOCK, _DEVICE)
         ]
@@ -171,6 +175,13 @@ class Contender:
             text=True,
         )
         self.about = json.loads(self._answer())
+        if name == "ours" and _DEVICE.value == "cpu" and not self.about["used"]:
+            self._process.kill()
+            raise SystemExit(
+                f"error: the CPU extension is not used: {self.about['reason']}; "
+                "make native, or compare --contender=xla"
+            )
+        self._answer()
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -236,7 +247,8 @@ def main(argv: list[str]) -> None:
         "clock": _CLOCK.value,
         "nets": nets,
     }
-    report["versions"]["oneDNN"] = nets[0]["onednn"]
+    if nets[0]["onednn"]:
+        report["versions"]["oneDNN"] = nets[0]["onednn"]
     table = record.markdown(
         f"Training steps on {_DEVICE.value}, {_PRECISION.value}, batch {_BATCH.value}, "
         f"{_CLOCK.value} clock, medians of {_ROUNDS.value} rounds of {_STEPS.value} steps.",
