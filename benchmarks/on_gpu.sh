@@ -24,6 +24,7 @@ for precision in float32 bfloat16; do
     measure "compare_gpu_$precision.json" -m benchmarks.compare --device=gpu --precision=$precision \
         --contender=ours --contender=compile --steps=50 --rounds=5 --out="$OUT"
 done
+measure data_pipeline.json -m benchmarks.data_pipeline --steps=1000 --out="$OUT"
 measure compilation.json -m benchmarks.compilation --depths=20,110,1202 --compile_up_to=1202 --out="$OUT"
 measure start_up.json -m benchmarks.start_up --depths=20,110 --rounds=1 --out="$OUT"
 measure sweep_throughput.json -m benchmarks.sweep_throughput --jobs=1,2,4 --steps=4000 --rounds=1 --out="$OUT"
