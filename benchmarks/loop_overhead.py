@@ -12,27 +12,30 @@ import pathlib
 import statistics
 import tempfile
 import time
+from typing import TYPE_CHECKING
 
-import jax
 from absl import app
 from absl import flags as absl_flags
 from ml_collections import config_flags
 
-from benchmarks import record
+from benchmarks import record, worker
 from resnet_jax import config as run_config
-from resnet_jax.data.pipeline import TrainingOrder
-from resnet_jax.train.loop import Attempt
-from resnet_jax.train.setup import Experiment
+
+if TYPE_CHECKING:  # it imports JAX, before which the environment is prepared
+    from resnet_jax.train.setup import Experiment
 
 _CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "The run's config file.")
 _STEPS = absl_flags.DEFINE_integer("steps", 100, "Steps in each measurement.", lower_bound=1)
 _ROUNDS = absl_flags.DEFINE_integer("rounds", 5, "Measurements of each.", lower_bound=1)
-
 _OUT = absl_flags.DEFINE_string("out", "runs/benchmarks", "Folder for the results.")
 
 
-def bare_step_rate(experiment: Experiment, steps: int) -> float:
+def bare_step_rate(experiment: "Experiment", steps: int) -> float:
     """Images per second of the compiled step alone, its batches chosen beforehand."""
+    import jax
+
+    from resnet_jax.data.pipeline import TrainingOrder
+
     train = experiment.config.train
     order = TrainingOrder(experiment.resident.sizes["train"], train.batch_size, train.seed)
     per_call = experiment.steps_per_call
@@ -47,8 +50,10 @@ def bare_step_rate(experiment: Experiment, steps: int) -> float:
     return len(batches) * per_call * train.batch_size / (time.perf_counter() - start)
 
 
-def loop_rate(experiment: Experiment) -> float:
+def loop_rate(experiment: "Experiment") -> float:
     """Images per second of a whole run: batches, records, event files, checkpoints."""
+    from resnet_jax.train.loop import Attempt
+
     with tempfile.TemporaryDirectory() as folder:
         attempt = Attempt(experiment, pathlib.Path(folder))
         attempt.finish()
@@ -63,7 +68,11 @@ def main(argv: list[str]) -> None:
     config.train.steps = config.train.eval_interval = _STEPS.value
     config.train.checkpoint_interval = max(_STEPS.value // 2, 1)
     config.log.progress = False
-    experiment = Experiment.prepare(run_config.validate(config))
+    valid = run_config.validate(config)
+    worker.prepare(valid)
+    from resnet_jax.train.setup import Experiment
+
+    experiment = Experiment.prepare(valid)
     bare_step_rate(experiment, experiment.steps_per_call)  # compiles
     bare, loop = [], []
     for _ in range(_ROUNDS.value):
