@@ -1,7 +1,7 @@
 # make demo    the story on data that ships with the dependencies
 # make test    every check; CI runs exactly this
 # make faults  breaks runs, disks, data and clocks on purpose, and prints what was survived
-# make native  an extension that trains faster on CPU; needs g++ and oneDNN (docs/performance.md)
+# make native  an extension that trains faster on CPU; needs g++ (docs/performance.md)
 #
 # PYTHON=...   the interpreter (3.11 to 3.13); VENV=... where to install; TORCH= to test without PyTorch
 

@@ -34,8 +34,7 @@ def seconds_to_first_step(depth: int, cache: str) -> float:
             [
                 sys.executable, "-m", "resnet_jax.main", "--config=configs/digits.py",
                 f"--workdir={workdir}", f"--config.model.depth={depth}",
-                "--config.log.interval=1", "--config.log.tensorboard=False",
-                "--config.parallel.devices=1",
+                "--config.log.interval=1", "--config.parallel.devices=1",
             ],
             env={**os.environ, environment.CACHE: cache},
             stderr=subprocess.DEVNULL,

@@ -3,7 +3,7 @@
     python -m experiments.demo --workdir=runs/demo
 
 The config's learning rate is low enough to start every depth at, so none has a warm-up and all
-twelve runs share one recipe to the letter.
+eighteen runs share one recipe to the letter.
 """
 
 from collections.abc import Sequence
