@@ -12,6 +12,7 @@
     mistakes.npz      the test images that it is surest and wrong about
     checkpoints/      Orbax
     tensorboard/      event files
+    analysis/         what `resnet_jax.analysis` found, a JSON file each
     .lock             held by the process that trains
     .heartbeat        touched while it gets on
 
@@ -43,6 +44,7 @@ PREDICTIONS = "predictions.npz"
 MISTAKES = "mistakes.npz"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+ANALYSIS = "analysis"
 LOCK = ".lock"
 IN_USE = "is in use by"
 HEARTBEAT = ".heartbeat"

@@ -1,0 +1,152 @@
+"""A trained run's net, ready to be taken apart."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_jax import run_folder
+from resnet_jax.analysis import gates
+from resnet_jax.config import RunConfig, load_json
+from resnet_jax.data import augment
+from resnet_jax.errors import InputError
+from resnet_jax.models import registry
+from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.train import checkpoint, provenance
+from resnet_jax.train.earlier import require_same_data
+from resnet_jax.train.evaluator import Evaluator
+from resnet_jax.train.setup import Experiment
+
+# Images whose gradients are taken at once.
+GRADIENT_BATCH = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A net and the data that it was trained on.
+
+    Attributes:
+        config: of the run.
+        step: of the checkpoint.
+        experiment: the run's parts; its state is the checkpoint's.
+        model: the net, with the checkpoint's values.
+    """
+
+    config: RunConfig
+    step: int
+    experiment: Experiment
+    model: CifarResNet
+
+    @classmethod
+    def load(cls, workdir: pathlib.Path, which: str = "last") -> "Trained":
+        """Reads a run's checkpoint.
+
+        Args:
+            workdir: the run's folder.
+            which: 'last' checkpoint, or 'best' on val.
+
+        Raises:
+            InputError: if the folder is no trained run's, or its data are not at hand.
+        """
+        config = load_json(workdir / run_folder.CONFIG)
+        # Nothing is trained here: blocks need no loops, in which they could not be told apart.
+        once = dataclasses.replace(config.train, block_loop="never", recompute_blocks=False)
+        config = dataclasses.replace(config, train=once)
+        checkpoints, step = checkpoint.of_run(workdir, which)
+        experiment = Experiment.prepare(config)
+        require_same_data(experiment.dataset, workdir)
+        state = checkpoints.restore(step, like=experiment.state)
+        model = registry.build(
+            config.model,
+            channels=experiment.preprocessing.image_shape[-1],
+            num_classes=len(experiment.class_names),
+        )
+        registry.update(model, state.params, state.stats)
+        return cls(config, step, dataclasses.replace(experiment, state=state), model)
+
+    def about(self, split: str, examples: int) -> dict[str, Any]:
+        """What a reader of figures on this net needs to know."""
+        return {
+            "net": {
+                "family": "residual" if self.config.model.residual else "plain",
+                "depth": self.config.model.depth,
+                "activation_order": self.config.model.activation_order,
+                "seed": self.config.train.seed,
+            },
+            "step": self.step,
+            "dataset": self.experiment.dataset["name"],
+            "split": split,
+            "examples": min(examples, self.experiment.resident.sizes[split]),
+            **provenance.circumstances(),
+        }
+
+    def gated(self, split: str, examples: int) -> tuple[Any, Any, Callable[[Any, Any], float]]:
+        """The net with gates, and a function that measures its error, compiled once.
+
+        Args:
+            split: whose images are classified.
+            examples: how many of them, at most; the first ones.
+
+        Returns:
+            Parameters, statistics, and (parameters, statistics) -> error in percent.
+
+        Raises:
+            InputError: if the split is empty.
+        """
+        resident = self.experiment.resident
+        if not resident.sizes[split]:
+            raise InputError(
+                f"--split={split}: the run has no {split} images; give --split=test, or train with "
+                "config.data.val_examples above 0"
+            )
+        sizes = {**resident.sizes, split: min(examples, resident.sizes[split])}
+        net = registry.functional(gates.gated(self.model, self.config.model))
+        evaluator = Evaluator(
+            dataclasses.replace(
+                self.experiment,
+                apply=net.apply,
+                resident=dataclasses.replace(resident, sizes=sizes),
+            )
+        )
+
+        def error(params: Any, stats: Any) -> float:
+            state = dataclasses.replace(self.experiment.state, params=params, stats=stats)
+            values, _ = evaluator.measure(self.experiment.devices.replicate(state), split)
+            return values["error"]
+
+        params, stats = jax.device_get((net.params, net.stats))
+        return params, stats, error
+
+    def gradient_at_stem(self) -> tuple[Any, Callable[[Any], float]]:
+        """The net with gates for gradients alone, and the gradient that reaches its stem.
+
+        Returns:
+            Parameters, and a function of them: the norm of the mean loss's gradient at the stem's
+            output, over the first training images, in evaluation mode; compiled once.
+        """
+        resident = self.experiment.resident
+        start = resident.starts["train"]
+        rows = slice(start, start + min(GRADIENT_BATCH, resident.sizes["train"]))
+        arrays = resident.arrays
+        inputs = (arrays["images"][rows], arrays["mean"], arrays["std"])
+        images = augment.normalize(*map(jnp.asarray, inputs))
+        labels = jnp.asarray(arrays["labels"][rows])
+        model = gates.gated(self.model, self.config.model, gradient_only=True)
+        shape = (*images.shape[:3], model.stem_conv.out_features)
+        model.stem_norm = gates.Probed(model.stem_norm, shape)  # type: ignore[assignment]
+        net = registry.functional(model)
+
+        @jax.jit
+        def norm(params: Any) -> Any:
+            def loss(probe: jax.Array) -> Any:
+                probed = params | {"stem_norm": params["stem_norm"] | {"probe": probe}}
+                logits, _ = net.apply(probed, net.stats, images, False)
+                return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+            return optax.tree.norm(jax.grad(loss)(jnp.zeros(shape)))
+
+        return jax.device_get(net.params), lambda params: float(norm(params))
