@@ -200,7 +200,7 @@ def _pictures(paths: Sequence[pathlib.Path]) -> str:
         images.append(f'<img class="picture" alt="{alt}" src="data:image/svg+xml;base64,{data}">')
     if not images:
         return ""
-    return f'<section id="pictures"><h2>Grids</h2>{"".join(images)}</section>'
+    return f'<section id="pictures"><h2>More figures</h2>{"".join(images)}</section>'
 
 
 def _table(table: Table, links: Sequence[str] = ()) -> str:
