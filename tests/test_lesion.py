@@ -1,5 +1,7 @@
 import itertools
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -267,3 +269,33 @@ def test_a_trained_run_is_measured_whole(run, monkeypatch):
     if "paths" in report:
         assert sum(row["share_of_gradient"] for row in report["paths"]) == pytest.approx(1)
         assert all(row["norm"] > 0 for row in report["paths"])
+
+
+def command(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "resnet_jax.analysis.lesion", *flags], capture_output=True, text=True
+    )
+
+
+def test_the_command_writes_what_it_found_into_the_runs_folder(run):
+    if run.name == "plain":
+        pytest.skip("the same command")
+    done = command(f"--workdir={run}", "--examples=60", "--draws=1")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run / run_folder.ANALYSIS / lesion.RESULT).read_text())
+    assert found["examples"] == 60 and found["split"] == "val" and found["commit"]
+    worst = max(found["single"], key=lambda row: row["error"])
+    assert f"stage {worst['stage']}, block {worst['block']}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ((), "--workdir is missing"),
+        (("--workdir=/nowhere/at/all",), "is this a run's folder"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(flags, said):
+    done = command(*flags)
+    assert done.returncode == 2 and said in done.stderr
+    assert "Traceback" not in done.stderr
