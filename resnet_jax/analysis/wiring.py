@@ -1,0 +1,225 @@
+"""Checks of the program that a net is traced to: its blocks, their order, its gradient."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from resnet_jax.analysis import expected, reference
+from resnet_jax.analysis.expected import Place
+from resnet_jax.analysis.probe import BATCH, SIDE, Probe, Prober, shape
+from resnet_jax.analysis.program import Call, Program
+from resnet_jax.config import ModelConfig
+from resnet_jax.errors import WiringError
+from resnet_jax.models.resnet import CifarResNet
+
+
+class ProgramChecks:
+    """The checks of one traced net, in evaluation.
+
+    Args:
+        config: of the net.
+        model: the net.
+        values: of each block, nested dicts of NumPy arrays.
+        image: (height, width, channels) of the data set's images.
+
+    Attributes:
+        prober: what blocks are tried with.
+
+    Raises:
+        WiringError: if a block is not called as one, and once.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        model: CifarResNet,
+        values: list[Any],
+        image: tuple[int, int, int],
+    ):
+        self.config, self.values, self.image = config, values, image
+        self.places, self.prober = expected.places(config), Prober(config)
+        small = (SIDE, SIDE, image[-1])
+        self.program = _traced(model, small)
+        # Tracing tells the shapes of larger images, and only that is asked of them.
+        self.whole = self.program if image == small else _traced(model, image)
+        self.calls = [self._call(place) for place in self.places]
+        self.compiled: dict[Any, Callable[..., Any]] = {}
+
+    def structure(self) -> Iterator[tuple[str, str]]:
+        """Who reads what, how often paths meet, and the stages' shapes."""
+        self._chain()
+        yield "blocks read what the one before them makes", f"{len(self.calls)}"
+        yield "additions", self._additions()
+        yield "stages", self._stages()
+
+    def check(self, place: Place) -> None:
+        """Compares one block's part of the program with the config.
+
+        Raises:
+            WiringError: if it computes something else.
+        """
+        probe = self.prober.draw(place, self.values[place.position])
+        found, wanted = self._run(place)(probe)
+        self.prober.compare(place, "in the traced program", found, wanted)
+
+    def gradient(self, ask: Callable[[], None]) -> Iterator[tuple[str, str]]:
+        """Sends gradient from the last block to the stem while all branches are zero.
+
+        Both ways values are brought back to one size after each block: a thousand projections
+        would overflow, as many shortcuts scaled by a half vanish.
+
+        Args:
+            ask: called before each block.
+        """
+        probes: list[Probe] = []
+        x: Any = None
+        for place in self.places:
+            ask()
+            probe = self.prober.draw(place, self.values[place.position], calm=True)
+            probe = probe if x is None else probe._replace(x=x)
+            probes.append(probe)
+            x, size = _to_one_size(np.asarray(self._run(place)(probe)[0][0]))
+            x = x if size else None  # a plain block without its branch gives zero
+        gradient, identities, log = probes[-1].cotangent, 0, 0.0
+        for place, probe in zip(reversed(self.places), reversed(probes), strict=True):
+            ask()
+            (output, back), _ = self._run(place)(probe._replace(cotangent=gradient))
+            if expected.is_identity(self.config, place):
+                self._require_identity(place, probe.x, gradient, output, back)
+                identities += 1
+            gradient, size = _to_one_size(np.asarray(back))
+            if not expected.passes_gradient(self.config):
+                if size:
+                    raise WiringError(
+                        f"{place}: expected no gradient past a branch that is detached, found "
+                        f"{size:.3g} of what came"
+                    )
+                yield "gradient at the stem, branches detached", "exactly 0"
+                return
+            if not size:
+                raise WiringError(
+                    f"{place}: expected gradient to pass where the branch is detached, found none"
+                )
+            log += float(np.log10(size))
+        if identities:
+            yield "Jacobians that are the identity where F is 0", f"{identities}, exactly"
+        passed = f"{10**log:.3g}" if abs(log) < 6 else f"1e{log:+.0f}"
+        yield "gradient at the stem, branches detached", f"{passed} of that at the last block"
+
+    def _require_identity(
+        self, place: Place, x: Any, gradient: Any, output: Any, back: Any
+    ) -> None:
+        # A ReLU that follows has no derivative at the zeros of new channels.
+        passing = (x > 0) | (self.config.activation_order != "original")
+        for name, wanted, found in (("output", x, output), ("gradient", gradient, back)):
+            found = np.asarray(found)
+            rounded = np.asarray(jnp.asarray(wanted, self.config.dtype), found.dtype)
+            rounded, found = rounded[passing], found[passing]
+            if not np.array_equal(rounded, found):
+                raise WiringError(
+                    f"{place}: expected the identity where F is 0 and x positive, found a "
+                    f"{name} that differs by up to {np.abs(rounded - found).max():.3g}"
+                )
+
+    def _run(self, place: Place) -> Callable[[Probe], Any]:
+        """(output, gradient) of a block's part, and what they should be; compiled once a kind."""
+        program, call, config = self.program, self.calls[place.position], self.config
+        key = (program.text(call), place.kind)
+        if key not in self.compiled:
+            first, no_keys = place.position, jax.random.split(jax.random.key(0), 1)[:0]
+            scale = reference.PROBED_SCALE
+
+            def run(probe: Probe) -> Any:
+                def part(x: jax.Array) -> jax.Array:
+                    out = program.run(call, lambda path: _value(probe.values, path, scale), x)
+                    return jnp.asarray(out, probe.x.dtype)
+
+                def should(x: jax.Array) -> jax.Array:
+                    kind = self.places[first].kind
+                    return reference.output(config, kind, probe.values, probe.branch, x, no_keys)
+
+                return tuple(
+                    reference.with_gradient(f, probe.x, probe.cotangent) for f in (part, should)
+                )
+
+            self.compiled[key] = jax.jit(run)
+        return self.compiled[key]
+
+    def _call(self, place: Place) -> Call:
+        calls = self.program.calls.get((place.stage - 1, place.block - 1), [])
+        if len(calls) != 1:
+            raise WiringError(f"{place}: expected to be called once, found {len(calls)} calls")
+        return calls[0]
+
+    def _chain(self) -> None:
+        makers = {self.program.stem: "the stem"}
+        makers |= {call.gives: str(p) for p, call in zip(self.places, self.calls, strict=True)}
+        before, name = self.program.stem, "the stem"
+        for place, call in zip(self.places, self.calls, strict=True):
+            read = [makers.get(v, "what is no block's output") for v in call.reads]
+            if call.reads != [before]:
+                raise WiringError(
+                    f"{place}: expected to read {name} alone, found it reads "
+                    f"{' and '.join(read) or 'nothing'}"
+                )
+            if (readers := self.program.readers.get(before)) != 1:
+                raise WiringError(
+                    f"{place}: expected to be the only reader of {name}, found {readers}"
+                )
+            before, name = call.gives, str(place)
+
+    def _additions(self) -> str:
+        for place, call in zip(self.places, self.calls, strict=True):
+            wanted = int(expected.shortcut_kind(self.config, place) != "none")
+            if call.additions != wanted:
+                raise WiringError(
+                    f"{place}: expected {wanted} addition{'s' * (wanted != 1)} of two paths, "
+                    f"found {call.additions}"
+                )
+        total = sum(call.additions for call in self.calls)
+        if self.program.additions != total:
+            raise WiringError(
+                f"outside of the blocks: expected no addition of two paths, found "
+                f"{self.program.additions - total}"
+            )
+        return f"{total}, {'one a block' if total else 'as in a plain net'}"
+
+    def _stages(self) -> str:
+        wanted = expected.stage_shapes(self.config, *self.image[:2])
+        for place in self.places:
+            (call,) = self.whole.calls[place.stage - 1, place.block - 1]
+            if call.shape[1:] != wanted[place.stage - 1]:
+                raise WiringError(
+                    f"{place}: expected a feature map of {shape(wanted[place.stage - 1])}, found "
+                    f"{shape(call.shape)}"
+                )
+        return ", ".join(map(shape, wanted))
+
+
+def _traced(model: CifarResNet, image: tuple[int, int, int]) -> Program:
+    try:
+        return Program(model, (BATCH, *image))
+    except (TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WiringError(
+            f"the net: expected a program for images of {shape(image)}, found it cannot be "
+            f"traced: {reason}"
+        ) from error
+
+
+def _value(values: Any, path: tuple[Any, ...], scale: float) -> Any:
+    """What stands at a path of the net: of the block's values, or the scale of annealed nets."""
+    if path == ("shortcut_scale",):
+        return scale
+    for name in path[3:]:
+        values = values[name]
+    return values
+
+
+def _to_one_size(x: np.ndarray) -> tuple[np.ndarray, float]:
+    """An array divided by its root mean square, and the latter; zeros stay."""
+    size = float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+    return (x / np.asarray(size, x.dtype) if size else x), size
