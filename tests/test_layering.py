@@ -24,19 +24,22 @@ ALLOWED = {
     "models": {"config", "errors", "native"},
     "metrics": {"config", "run_folder", "errors"},
     "train": {"data", "models", "metrics", "native", "parallel", "environment"} | BASE,
+    "analysis": {"models", "config", "native", "errors"},
+    "analysis/check.py": {"train", "config", "command", "environment", "errors"}
+    | {"run_folder", "terminal"},
     "report": {"run_folder", "errors"},
     "command": {"config", "errors"},
-    "main": {"train", "command", "environment", "stopping"} | BASE,
+    "main": {"train", "analysis", "command", "environment", "stopping"} | BASE,
     "predict": {"train", "command"} | BASE,
 }
 # The only parts that may import a heavy dependency.
 OWNERS = {
     "tensorflow_datasets": {"data"},
-    "flax.nnx": {"models"},
+    "flax.nnx": {"models", "analysis"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"report"},
     "plotly": {"report"},
-    "ml_collections": {"config", "command", "main", "data/audit.py"},
+    "ml_collections": {"config", "command", "main", "data/audit.py", "analysis/check.py"},
     "tensorboardX": {"metrics/writer.py"},
 }
 # The only ones that may name the test split, or go through all splits: data sets are loaded, laid

@@ -48,7 +48,9 @@ class Place(NamedTuple):
     @property
     def kind(self) -> "Place":
         """The same for all blocks that compute alike."""
-        return self._replace(stage=0, block=0, position=min(self.position, 1))
+        # Only where the shape changes does the very first one differ (`activates_first`).
+        position = min(self.position, 1) if self.changes_shape else 1
+        return self._replace(stage=0, block=0, position=position)
 
 
 def places(config: ModelConfig) -> list[Place]:

@@ -14,6 +14,10 @@ SIDE, BATCH = 8, 2  # images this small pass both strides; nothing that is check
 # Largest difference, relative to the largest value (to one, if that is smaller).
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 5e-2}
 
+# For programs that are compiled to run a few times: CPU code is made in a third of the time, and
+# fusion, which `environment` may have turned off for the sake of training, shortens them.
+COMPILED_FAST = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": ""}
+
 
 class Probe(NamedTuple):
     """What one block is tried with.

@@ -1,10 +1,10 @@
 """A net's traced program, read block by block: what feeds each of them, and where paths are added.
 
 Training runs this program and not the modules: blocks that are alike are traced once and repeated
-(`models/repeated.py`), so that here too each kind of block is compiled once. The CPU extension is
-left out, whose calls cannot be looked into.
+(`models/repeated.py`), so that here too each kind of block is compiled once.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -47,6 +47,7 @@ class Program:
     Args:
         model: the net.
         shape: of its input, [batch, height, width, channels].
+        extension: whether to let it call the CPU extension, whose calls cannot be looked into.
 
     Attributes:
         calls: for each block by (stage, block), from 0, its calls in order.
@@ -55,10 +56,10 @@ class Program:
         readers: for each feature map, how many operations read it.
     """
 
-    def __init__(self, model: CifarResNet, shape: tuple[int, ...]):
+    def __init__(self, model: CifarResNet, shape: tuple[int, ...], *, extension: bool):
         net = registry.functional(model)
         images = jax.ShapeDtypeStruct(shape, model.numerics.param_dtype)
-        with library.left_out():
+        with contextlib.nullcontext() if extension else library.left_out():
             traced = jax.make_jaxpr(lambda p, s, x: net.apply(p, s, x, False)[0])(
                 net.params, net.stats, images
             )

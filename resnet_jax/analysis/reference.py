@@ -89,7 +89,7 @@ def _shortcut(
         first = (place.width - place.in_width) // 2 if config.zero_padding == "both" else 0
         padded = jnp.zeros((*taken.shape[:3], place.width), x.dtype)
         return padded.at[..., first : first + place.in_width].set(taken)
-    projected: jax.Array = jnp.einsum("bhwi,io->bhwo", taken, values["shortcut"]["conv"]["kernel"][0, 0])
+    projected = jnp.einsum("bhwi,io->bhwo", taken, values["shortcut"]["conv"]["kernel"][0, 0])
     if expected.branch_ends_in_norm(config):
         return _norm(config, values["shortcut"]["norm"], projected, training)
     return projected
@@ -123,13 +123,14 @@ def _sum(
     return f + h
 
 
-def _norm(config: ModelConfig, values: Any, x: jax.Array, training: bool) -> Any:
+def _norm(config: ModelConfig, values: Any, x: jax.Array, training: bool) -> jax.Array:
     mean, variance = values["mean"], values["variance"]
     if training:
         mean = x.mean((0, 1, 2))
         variance = ((x - mean) ** 2).mean((0, 1, 2))
     deviation = jnp.sqrt(variance + config.batch_norm_epsilon)
-    return values["scale"] * ((x - mean) / deviation) + values["bias"]
+    y: jax.Array = values["scale"] * ((x - mean) / deviation) + values["bias"]
+    return y
 
 
 def _every(x: jax.Array, stride: int) -> jax.Array:

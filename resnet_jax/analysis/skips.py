@@ -17,7 +17,7 @@ from flax import nnx
 
 from resnet_jax.analysis import expected, reference
 from resnet_jax.analysis.expected import Place
-from resnet_jax.analysis.probe import BATCH, Probe, Prober
+from resnet_jax.analysis.probe import BATCH, COMPILED_FAST, Probe, Prober
 from resnet_jax.analysis.wiring import ProgramChecks
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import WiringError
@@ -55,6 +55,7 @@ def check(
 
     Raises:
         WiringError: on the first block that is not as the config says, in one line that names it.
+        InputError: if the net cannot be built.
     """
     start = time.monotonic()
     if model is None:
@@ -153,7 +154,7 @@ class Modules:
         self.prober.compare(place, "in training", found, wanted)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=COMPILED_FAST)
 def _tried(
     definition: Any, config: ModelConfig, place: Place, probe: Probe, keys: jax.Array
 ) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 
 from resnet_jax.analysis import expected, reference
 from resnet_jax.analysis.expected import Place
-from resnet_jax.analysis.probe import BATCH, SIDE, Probe, Prober, shape
+from resnet_jax.analysis.probe import BATCH, COMPILED_FAST, SIDE, Probe, Prober, shape
 from resnet_jax.analysis.program import Call, Program
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import WiringError
@@ -41,11 +41,10 @@ class ProgramChecks:
     ):
         self.config, self.values, self.image = config, values, image
         self.places, self.prober = expected.places(config), Prober(config)
-        small = (SIDE, SIDE, image[-1])
-        self.program = _traced(model, small)
-        # Tracing tells the shapes of larger images, and only that is asked of them.
-        self.whole = self.program if image == small else _traced(model, image)
-        self.calls = [self._call(place) for place in self.places]
+        # One to be read, of the data set's images, and a small one to be run.
+        self.read = _traced(model, image, extension=False)
+        self.program = _traced(model, (SIDE, SIDE, image[-1]), extension=True)
+        self.calls = [_call(self.program, place) for place in self.places]
         self.compiled: dict[Any, Callable[..., Any]] = {}
 
     def structure(self) -> Iterator[tuple[str, str]]:
@@ -145,52 +144,48 @@ class ProgramChecks:
                     reference.with_gradient(f, probe.x, probe.cotangent) for f in (part, should)
                 )
 
-            self.compiled[key] = jax.jit(run)
+            self.compiled[key] = jax.jit(run, compiler_options=COMPILED_FAST)
         return self.compiled[key]
 
-    def _call(self, place: Place) -> Call:
-        calls = self.program.calls.get((place.stage - 1, place.block - 1), [])
-        if len(calls) != 1:
-            raise WiringError(f"{place}: expected to be called once, found {len(calls)} calls")
-        return calls[0]
+    def _read_calls(self) -> list[tuple[Place, Call]]:
+        return [(place, _call(self.read, place)) for place in self.places]
 
     def _chain(self) -> None:
-        makers = {self.program.stem: "the stem"}
-        makers |= {call.gives: str(p) for p, call in zip(self.places, self.calls, strict=True)}
-        before, name = self.program.stem, "the stem"
-        for place, call in zip(self.places, self.calls, strict=True):
+        makers = {self.read.stem: "the stem"}
+        makers |= {call.gives: str(p) for p, call in self._read_calls()}
+        before, name = self.read.stem, "the stem"
+        for place, call in self._read_calls():
             read = [makers.get(v, "what is no block's output") for v in call.reads]
             if call.reads != [before]:
                 raise WiringError(
                     f"{place}: expected to read {name} alone, found it reads "
                     f"{' and '.join(read) or 'nothing'}"
                 )
-            if (readers := self.program.readers.get(before)) != 1:
+            if (readers := self.read.readers.get(before)) != 1:
                 raise WiringError(
                     f"{place}: expected to be the only reader of {name}, found {readers}"
                 )
             before, name = call.gives, str(place)
 
     def _additions(self) -> str:
-        for place, call in zip(self.places, self.calls, strict=True):
+        for place, call in self._read_calls():
             wanted = int(expected.shortcut_kind(self.config, place) != "none")
             if call.additions != wanted:
                 raise WiringError(
                     f"{place}: expected {wanted} addition{'s' * (wanted != 1)} of two paths, "
                     f"found {call.additions}"
                 )
-        total = sum(call.additions for call in self.calls)
-        if self.program.additions != total:
+        total = sum(call.additions for _, call in self._read_calls())
+        if self.read.additions != total:
             raise WiringError(
                 f"outside of the blocks: expected no addition of two paths, found "
-                f"{self.program.additions - total}"
+                f"{self.read.additions - total}"
             )
         return f"{total}, {'one a block' if total else 'as in a plain net'}"
 
     def _stages(self) -> str:
         wanted = expected.stage_shapes(self.config, *self.image[:2])
-        for place in self.places:
-            (call,) = self.whole.calls[place.stage - 1, place.block - 1]
+        for place, call in self._read_calls():
             if call.shape[1:] != wanted[place.stage - 1]:
                 raise WiringError(
                     f"{place}: expected a feature map of {shape(wanted[place.stage - 1])}, found "
@@ -199,15 +194,22 @@ class ProgramChecks:
         return ", ".join(map(shape, wanted))
 
 
-def _traced(model: CifarResNet, image: tuple[int, int, int]) -> Program:
+def _traced(model: CifarResNet, image: tuple[int, int, int], *, extension: bool) -> Program:
     try:
-        return Program(model, (BATCH, *image))
+        return Program(model, (BATCH, *image), extension=extension)
     except (TypeError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise WiringError(
             f"the net: expected a program for images of {shape(image)}, found it cannot be "
             f"traced: {reason}"
         ) from error
+
+
+def _call(program: Program, place: Place) -> Call:
+    calls = program.calls.get((place.stage - 1, place.block - 1), [])
+    if len(calls) != 1:
+        raise WiringError(f"{place}: expected to be called once, found {len(calls)} calls")
+    return calls[0]
 
 
 def _value(values: Any, path: tuple[Any, ...], scale: float) -> Any:
