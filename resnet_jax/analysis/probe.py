@@ -1,5 +1,6 @@
 """What blocks are tried with, and how what they make of it is compared with what they should."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,9 @@ from resnet_jax.errors import WiringError
 
 SIDE, BATCH = 8, 2  # images this small pass both strides; nothing that is checked depends on them
 # Largest difference, relative to the largest value (to one, if that is smaller).
-TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "bfloat16": 5e-2}
+TOLERANCE = {"float64": 1e-8, "float32": 1e-3}
+# Rounding may turn a ReLU at a value near zero, once in many nets; a mistake is there every time.
+TRIES = 2
 
 # For programs that are compiled to run a few times: CPU code is made in a third of the time, and
 # fusion, which `environment` may have turned off for the sake of training, shortens them.
@@ -81,12 +84,27 @@ class Prober:
         within = f"within {self.largest:.0e}" if self.largest else "exactly"
         return f"{blocks} of {blocks} blocks, {within}"
 
-    def compare(self, place: Place, how: str, found: Any, wanted: Any) -> None:
-        """Compares a block's output and its gradient with respect to x.
+    def try_out(self, place: Place, values: Any, how: str, run: Callable[[Probe], Any]) -> None:
+        """Compares what a block makes of a probe with what it should make of it.
+
+        Args:
+            place: of the block.
+            values: of the block.
+            how: it is run, in words.
+            run: from a probe to (output, gradient with respect to x), and what they should be.
 
         Raises:
             WiringError: if one of them is not as it should be.
         """
+        for last in range(1, TRIES + 1):
+            found, wanted = run(self.draw(place, values))
+            try:
+                return self._compare(place, how, found, wanted)
+            except WiringError:
+                if last == TRIES:
+                    raise
+
+    def _compare(self, place: Place, how: str, found: Any, wanted: Any) -> None:
         formula = expected.formula(self.config, place)
         for name, a, b in zip(("output", "gradient"), found, wanted, strict=True):
             a, b = (np.asarray(v, np.float64) for v in (a, b))

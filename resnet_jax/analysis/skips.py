@@ -5,6 +5,7 @@ Each block's branch is made a constant. What is left must be what the config say
 program that training traces. In this the blocks must follow one another, with one addition each.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator
@@ -47,7 +48,8 @@ def check(
         config: of the net.
         image: (height, width, channels) of the data set's images.
         num_classes: of the data set.
-        model: the net, which is left as it is; None builds it.
+        model: the net, which is left as it is; None builds it, and so does half precision, for
+            which the net is checked in single.
         should_stop: asked before each block; once true, the check ends as if all were well.
 
     Returns:
@@ -58,6 +60,9 @@ def check(
         InputError: if the net cannot be built.
     """
     start = time.monotonic()
+    # Which way values take does not depend on how they are rounded, and half precision hides it.
+    if config.dtype == "bfloat16":
+        config, model = dataclasses.replace(config, dtype="float32"), None
     if model is None:
         model = registry.build(config, channels=image[-1], num_classes=num_classes)
     built = time.monotonic() - start
@@ -127,7 +132,8 @@ class Modules:
         self.config, self.model = config, model
         self.values: list[Any] = []
         self.prober = Prober(config)
-        self.keys = jax.random.split(jax.random.key(0), BATCH)
+        # Other kinds draw otherwise for several images at once than for each alone.
+        self.keys = jax.random.split(jax.random.key(0, impl="threefry2x32"), BATCH)
 
     def check(self, place: Place) -> None:
         """Compares one block with its config.
@@ -142,16 +148,18 @@ class Modules:
         _require_weights(self.config, place, values)
         if isinstance(getattr(block, "addition", None), DropoutAddition):
             definition = _same_masks(place, block)
-        probe = self.prober.draw(place, values)
-        try:
-            found, wanted = _tried(definition, self.config, place.kind, probe, self.keys)
-        except Exception as error:  # whatever a block may raise that does not fit its input
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise WiringError(
-                f"{place}: expected {expected.formula(self.config, place)}, found a block that "
-                f"cannot be called: {reason}"
-            ) from error
-        self.prober.compare(place, "in training", found, wanted)
+
+        def run(probe: Probe) -> Any:
+            try:
+                return _tried(definition, self.config, place.kind, probe, self.keys)
+            except Exception as error:  # whatever a block may raise that does not fit its input
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise WiringError(
+                    f"{place}: expected {expected.formula(self.config, place)}, found a block "
+                    f"that cannot be called: {reason}"
+                ) from error
+
+        self.prober.try_out(place, values, "in training", run)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), compiler_options=COMPILED_FAST)

@@ -60,9 +60,8 @@ class ProgramChecks:
         Raises:
             WiringError: if it computes something else.
         """
-        probe = self.prober.draw(place, self.values[place.position])
-        found, wanted = self._run(place)(probe)
-        self.prober.compare(place, "in the traced program", found, wanted)
+        values = self.values[place.position]
+        self.prober.try_out(place, values, "in the traced program", self._run(place))
 
     def gradient(self, ask: Callable[[], None]) -> Iterator[tuple[str, str]]:
         """Sends gradient from the last block to the stem while all branches are zero.
@@ -161,11 +160,13 @@ class ProgramChecks:
                     f"{place}: expected to read {name} alone, found it reads "
                     f"{' and '.join(read) or 'nothing'}"
                 )
-            if (readers := self.read.readers.get(before)) != 1:
+            before, name = call.gives, str(place)
+        for place, call in self._read_calls():
+            if (readers := self.read.readers.get(call.reads[0])) != 1:
+                name = makers[call.reads[0]]
                 raise WiringError(
                     f"{place}: expected to be the only reader of {name}, found {readers}"
                 )
-            before, name = call.gives, str(place)
 
     def _additions(self) -> str:
         for place, call in self._read_calls():
