@@ -8,9 +8,9 @@ import ml_collections
 from absl import app, flags
 
 from resnet_jax import config as run_config
-from resnet_jax.errors import InputError
+from resnet_jax.errors import InputError, WiringError
 
-BAD_INPUT, HAS_DIVERGED, INTERRUPTED = 2, 3, 75
+MISWIRED, BAD_INPUT, HAS_DIVERGED, INTERRUPTED = 1, 2, 3, 75
 
 
 def run(main: Callable[[list[str]], None]) -> None:
@@ -20,6 +20,9 @@ def run(main: Callable[[list[str]], None]) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(BAD_INPUT)
+    except WiringError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(MISWIRED)
     except KeyboardInterrupt:
         print("stopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(INTERRUPTED)

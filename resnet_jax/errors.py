@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and others' messages in one line."""
+"""What ends a command in one line: input that the user can mend, and a net wired otherwise."""
 
 
 class InputError(ValueError):
@@ -6,6 +6,14 @@ class InputError(ValueError):
 
     The message is one line that names the thing, its value, what is allowed and what to do next.
     `resnet_jax.main` prints it without a traceback and exits with code 2.
+    """
+
+
+class WiringError(RuntimeError):
+    """A net that is not what its config says, found before it trains.
+
+    The message is one line that names the block, what is expected and what was found. Commands
+    print it without a traceback and exit with code 1: it is the code that has to be mended.
     """
 
 

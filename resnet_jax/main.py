@@ -6,7 +6,7 @@
     python -m resnet_jax.main --mode=evaluate --workdir=runs/r56
 
 Exit codes: 0 completed, 2 bad input (one line says what to mend), 3 diverged, 75 interrupted (the
-same command goes on), 1 anything else.
+same command goes on), 1 anything else: a net that is not wired as configured in one line, a crash.
 """
 
 from resnet_jax import environment
@@ -47,9 +47,15 @@ def main(argv: list[str]) -> None:
         return
     config, workdir = _config_and_workdir()
     environment.prepare(config)
+    from resnet_jax.analysis import check
     from resnet_jax.train import loop
 
-    status = loop.train(config, workdir, should_stop=STOP)
+    status = loop.train(
+        config,
+        workdir,
+        should_stop=STOP,
+        examine=check.before_training if config.train.check else None,
+    )
     terminal.print_outcome(workdir, status)
     if status["state"] == run_folder.STOPPED:
         sys.exit(command.INTERRUPTED)

@@ -15,9 +15,20 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Most programs here run once: compiling them to run fast takes longer than running them. Commands
+# that tests start as processes are compiled as users' are.
+jax.config.update("jax_disable_most_optimizations", True)
 
 # Weights and images published elsewhere lie beside the checkout where they are at hand.
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """Compiles as users do: for tests that hold programs equal which optimisation could part."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

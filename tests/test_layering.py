@@ -24,25 +24,31 @@ ALLOWED = {
     "models": {"config", "errors", "native"},
     "metrics": {"config", "run_folder", "errors"},
     "train": {"data", "models", "metrics", "native", "parallel", "environment"} | BASE,
+    "analysis": {"models", "config", "native", "errors"},
+    "analysis/lesion.py": {"command"} | BASE,
+    "analysis/trained.py": {"data", "models", "train"} | BASE,
+    "analysis/check.py": {"train", "config", "command", "environment", "errors"}
+    | {"run_folder", "terminal"},
     "report": {"run_folder", "errors"},
     "command": {"config", "errors"},
-    "main": {"train", "command", "environment", "stopping"} | BASE,
+    "main": {"train", "analysis", "command", "environment", "stopping"} | BASE,
     "predict": {"train", "command", "environment"} | BASE,
 }
 # The only parts that may import a heavy dependency.
 OWNERS = {
     "tensorflow_datasets": {"data"},
-    "flax.nnx": {"models"},
+    "flax.nnx": {"models", "analysis"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"report"},
     "plotly": {"report"},
-    "ml_collections": {"config", "command", "main", "data/audit.py"},
+    "ml_collections": {"config", "command", "main", "data/audit.py", "analysis/check.py"},
     "tensorboardX": {"metrics/writer.py"},
 }
 # The only ones that may name the test split, or go through all splits: data sets are loaded, laid
 # out and audited as a whole; a run measures it and says so; reports read what was measured.
 # Nothing else can choose on it.
 TEST_READERS = {
+    "analysis/lesion.py",
     "data/audit.py",
     "data/datasets.py",
     "data/leakage.py",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from resnet_jax.analysis.expected import PARAMETERS, PREACTIVATION_PARAMETERS
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, shortcuts
@@ -25,17 +26,6 @@ def count(channels=3, num_classes=10, **fields):
     )
 
 
-# He et al. 2015, Table 6, gives 0.27M ... 19.4M; the exact values follow from its Sec. 4.2.
-PARAMETERS = {
-    20: (269_722, 272_474, 283_962),
-    32: (464_154, 466_906, 489_594),
-    44: (658_586, 661_338, 695_226),
-    56: (853_018, 855_770, 900_858),
-    110: (1_727_962, 1_730_714, 1_826_202),
-    1202: (19_421_274, 19_424_026, 20_538_714),
-}
-
-
 @pytest.mark.parametrize("depth", PARAMETERS)
 @pytest.mark.parametrize("option", "ABC")
 def test_a_resnet_has_exactly_the_papers_parameters(depth, option):
@@ -47,7 +37,7 @@ def test_a_plain_net_has_exactly_the_parameters_of_its_option_a_twin(depth):
     assert count(depth=depth, residual=False) == PARAMETERS[depth][0]
 
 
-@pytest.mark.parametrize(("depth", "expected"), [(164, 1_703_258), (1001, 10_327_706)])
+@pytest.mark.parametrize(("depth", "expected"), PREACTIVATION_PARAMETERS.items())
 def test_a_preactivation_bottleneck_net_has_exactly_its_parameters(depth, expected):
     net = dict(block="bottleneck", activation_order="full_preactivation", shortcut="B")
     assert count(depth=depth, **net) == expected

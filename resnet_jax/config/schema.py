@@ -174,6 +174,8 @@ class TrainConfig:
     # Keep only blocks' inputs for the backward pass and compute the rest again: a third more work,
     # a fraction of the memory.
     recompute_blocks: bool = _field(False, operational=True)
+    # Compare the net with its config, block by block, before the first step (docs/check.md).
+    check: bool = _field(True, operational=True)
     # GPUs: the same numbers from run to run, at a cost; CPUs have them always.
     deterministic: bool = _field(False, operational=True)
     # A finite run that ends above this training error (percent) has the verdict "not_converged".

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from resnet_jax.config import ModelConfig
+from resnet_jax.errors import InputError
 from resnet_jax.models.repeated import UNROLLED, Repetition
 from resnet_jax.models.resnet import CifarResNet
 
@@ -67,8 +68,13 @@ def build(
         repetition: how blocks that are alike become a program.
 
     Raises:
-        InputError: if the depth does not exist in the family.
+        InputError: if the depth does not exist in the family, or JAX is not set to the net's
+            precision.
     """
+    if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise InputError(
+            "config.model.dtype='float64' needs JAX's double precision; set JAX_ENABLE_X64=1"
+        )
     family = FAMILIES[config.family]
     return family(
         config,

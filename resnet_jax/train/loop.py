@@ -34,7 +34,11 @@ BEFORE_IT_BEGAN = "stopped on request, before its first step"
 
 
 def train(
-    config: RunConfig, workdir: pathlib.Path, *, should_stop: Callable[[], bool] = lambda: False
+    config: RunConfig,
+    workdir: pathlib.Path,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    examine: Callable[[Experiment, Callable[[], bool]], None] | None = None,
 ) -> dict[str, Any]:
     """Trains the configured net, or goes on where an earlier attempt in `workdir` stopped.
 
@@ -43,6 +47,8 @@ def train(
         workdir: the run's folder; made if it is not there.
         should_stop: asked between any two calls to the devices; once true, the run saves and
             returns.
+        examine: looks at the run's parts, and at whether it should stop, before anything is
+            written; what it raises ends the run.
 
     Returns:
         The last status, as in `status.json`: state is `completed`, `diverged` or `stopped`.
@@ -58,6 +64,8 @@ def train(
         return status
     experiment = Experiment.prepare(config)
     require_same_data(experiment.dataset, workdir)
+    if examine is not None and not should_stop():
+        examine(experiment, should_stop)
     if should_stop():
         return {"step": 0, "steps": config.train.steps, **status} | {
             "state": run_folder.STOPPED,

@@ -209,10 +209,6 @@ def initial_state(
     Raises:
         InputError: if the weights file does not fit, or JAX is not set to the net's precision.
     """
-    if config.model.dtype == "float64" and not jax.config.read("jax_enable_x64"):
-        raise InputError(
-            "config.model.dtype='float64' needs JAX's double precision; set JAX_ENABLE_X64=1"
-        )
     model = registry.build(
         config.model,
         channels=channels,

@@ -26,6 +26,7 @@ OPERATIONAL = {
     "train.block_loop",
     "train.recompute_blocks",
     "train.deterministic",
+    "train.check",
     "parallel.mapping",
     "parallel.devices",
     "log.interval",

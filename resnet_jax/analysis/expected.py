@@ -1,0 +1,202 @@
+"""What a config says that each block computes, written down a second time.
+
+Nothing here calls the code of `models`: widths, strides, shortcuts, sums and what follows them come
+from the config and the papers (He et al. 2015, arXiv 1512.03385; He et al. 2016, arXiv 1603.05027)
+alone, so that a mistake in a block cannot be a mistake here too.
+"""
+
+import math
+from typing import NamedTuple
+
+from resnet_jax.config import DataConfig, ModelConfig, blocks_per_stage
+
+# Of the published data sets: (height, width, channels) and the number of classes.
+IMAGES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "digits": ((8, 8, 1), 10)}
+# He 2015, Table 6, gives 0.27M to 19.4M; the exact values follow from its Sec. 4.2. By depth, for
+# options A, B and C on CIFAR-10; a plain net has A's.
+PARAMETERS = {
+    20: (269_722, 272_474, 283_962),
+    32: (464_154, 466_906, 489_594),
+    44: (658_586, 661_338, 695_226),
+    56: (853_018, 855_770, 900_858),
+    110: (1_727_962, 1_730_714, 1_826_202),
+    1202: (19_421_274, 19_424_026, 20_538_714),
+}
+# He 2016, Table 4: full pre-activation, bottlenecks, option B.
+PREACTIVATION_PARAMETERS = {164: 1_703_258, 1001: 10_327_706}
+
+
+class Place(NamedTuple):
+    """One block of a net as the config describes it; stages and blocks are counted from 1."""
+
+    stage: int
+    block: int
+    position: int
+    in_width: int
+    width: int
+    stride: int
+
+    def __str__(self) -> str:
+        """As failures name it."""
+        return f"stage {self.stage}, block {self.block}"
+
+    @property
+    def changes_shape(self) -> bool:
+        """Whether its output is of another shape than its input."""
+        return self.stride != 1 or self.in_width != self.width
+
+    @property
+    def kind(self) -> "Place":
+        """The same for all blocks that compute alike."""
+        # Only where the shape changes does the very first one differ (`activates_first`).
+        position = min(self.position, 1) if self.changes_shape else 1
+        return self._replace(stage=0, block=0, position=position)
+
+
+def places(config: ModelConfig) -> list[Place]:
+    """All blocks from the stem to the head (He 2015, Sec. 4.2)."""
+    found: list[Place] = []
+    count = blocks_per_stage(config.depth, config.block)
+    before = round(16 * config.width)
+    for stage in (1, 2, 3):
+        width = round(16 * 2 ** (stage - 1) * config.width)
+        width *= 4 if config.block == "bottleneck" else 1
+        for block in range(1, count + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            found.append(Place(stage, block, len(found), before, width, stride))
+            before = width
+    return found
+
+
+def image(config: DataConfig) -> tuple[tuple[int, int, int], int]:
+    """(height, width, channels) and the number of classes of the configured data set."""
+    if config.name == "synthetic":
+        size = config.synthetic
+        shape, classes = (size.image_size, size.image_size, size.channels), size.classes
+    else:
+        shape, classes = IMAGES[config.name]
+    return shape, len(config.classes) or classes
+
+
+def published_parameters(config: ModelConfig, channels: int, num_classes: int) -> int | None:
+    """The published number of parameters of this net, or None if it is not a published one."""
+    if (channels, num_classes, config.width, config.shortcut_transform) != (3, 10, 1, "identity"):
+        return None
+    if config.block == "basic" and config.activation_order == "original":
+        option = "ABC".index(config.shortcut) if config.residual else 0
+        return PARAMETERS.get(config.depth, (None,) * 3)[option]
+    net = (config.block, config.activation_order, config.shortcut, config.residual)
+    if net == ("bottleneck", "full_preactivation", "B", True):
+        return PREACTIVATION_PARAMETERS.get(config.depth)
+    return None
+
+
+def shortcut_kind(config: ModelConfig, place: Place) -> str:
+    """'none', 'identity', 'zero-pad' or 'projection' (He 2015, Sec. 4.1, options A, B and C)."""
+    # He 2016, Table 1, of scaling by (0, 1): "This is a plain net".
+    scaled_away = config.shortcut_transform == "constant_scaling" and (
+        (config.shortcut_scale, config.branch_scale) == (0, 1)
+    )
+    if not config.residual or scaled_away:
+        return "none"
+    if config.shortcut == "C" or (config.shortcut == "B" and place.changes_shape):
+        return "projection"
+    return "zero-pad" if place.changes_shape else "identity"
+
+
+def is_gated(config: ModelConfig) -> bool:
+    """Whether gates scale the shortcuts (He 2016, Fig. 2c and 2d)."""
+    return config.shortcut_transform in ("exclusive_gating", "shortcut_only_gating")
+
+
+def is_identity(config: ModelConfig, place: Place) -> bool:
+    """Whether the block gives back a positive x where its branch is zero."""
+    one = config.shortcut_scale == config.branch_scale == 1
+    unscaled = config.shortcut_transform in ("identity", "dropout") or (
+        config.shortcut_transform == "constant_scaling" and one
+    )
+    plain_after = config.activation_order != "bn_after_addition"
+    return shortcut_kind(config, place) == "identity" and unscaled and plain_after
+
+
+def passes_gradient(config: ModelConfig) -> bool:
+    """Whether gradient passes through a block whose branch lets none through."""
+    annihilated = config.shortcut_transform == "constant_scaling" and config.shortcut_scale == 0
+    return config.residual and not annihilated
+
+
+def plain_parameters(config: ModelConfig, place: Place) -> int:
+    """Parameters of the block's plain twin: kernels (He 2015, Fig. 5), two a channel of each BN."""
+    before, width = place.in_width, place.width
+    if config.block == "basic":
+        kernels, within = 9 * before * width + 9 * width * width, width
+    else:
+        inner = width // 4
+        kernels, within = before * inner + 9 * inner * inner + inner * width, 2 * inner
+    if config.activation_order == "full_preactivation":
+        # The first block's first BN is the stem's.
+        return kernels + 2 * (within + before * (place.position > 0))
+    return kernels + 2 * (within + width)
+
+
+def parameters_outside_blocks(config: ModelConfig, channels: int, num_classes: int) -> int:
+    """Parameters of stem and head, and of the last BN of a fully pre-activated net."""
+    blocks = places(config)
+    first, last = blocks[0].in_width, blocks[-1].width
+    stem, head = 9 * channels * first + 2 * first, last * num_classes + num_classes
+    return stem + head + 2 * last * (config.activation_order == "full_preactivation")
+
+
+def more_parameters(config: ModelConfig, place: Place) -> int:
+    """How many more a block has than its plain twin: none but for projections and gates."""
+    kind = shortcut_kind(config, place)
+    if kind == "none":
+        return 0
+    matrix = place.in_width * place.width
+    projection = matrix + 2 * place.width * branch_ends_in_norm(config)
+    gate = matrix + place.width
+    return projection * (kind == "projection") + gate * is_gated(config)
+
+
+def formula(config: ModelConfig, place: Place) -> str:
+    """What the block computes, in the papers' letters."""
+    start = "x"
+    if activates_first(config, place):
+        start = "ReLU(BN(x))" if config.activation_order == "full_preactivation" else "ReLU(x)"
+    names = {
+        "identity": start,
+        "zero-pad": f"{start} at every {place.stride}nd pixel with zeros for new channels",
+        "projection": f"W {start}",
+    }
+    kind = shortcut_kind(config, place)
+    h = names.get(kind, "")
+    s, b = config.shortcut_scale, config.branch_scale
+    total = {
+        "identity": f"F + {h}",
+        "constant_scaling": f"F + {h}" if s == b == 1 else f"{b:g} F + {s:g} {h}",
+        "annealed_scaling": f"{b:g} F + s {h}",
+        "exclusive_gating": f"g F + (1 - g) {h}",
+        "shortcut_only_gating": f"F + (1 - g) {h}",
+        "dropout": f"F + dropout({h})",
+    }[config.shortcut_transform]
+    total = "F" if kind == "none" else total
+    after = {"original": "ReLU({})", "bn_after_addition": "ReLU(BN({}))"}
+    return after.get(config.activation_order, "{}").format(total)
+
+
+def branch_ends_in_norm(config: ModelConfig) -> bool:
+    """Whether F is what a BN makes, with or without a ReLU (He 2016, Fig. 4a, c and d)."""
+    return config.activation_order not in ("bn_after_addition", "full_preactivation")
+
+
+def activates_first(config: ModelConfig, place: Place) -> bool:
+    """He 2016, appendix: where a pre-activated block changes the shape, but for the first one."""
+    preactivated = config.activation_order in ("relu_only_preactivation", "full_preactivation")
+    return preactivated and place.changes_shape and place.position > 0
+
+
+def stage_shapes(config: ModelConfig, height: int, width: int) -> list[tuple[int, int, int]]:
+    """(height, width, channels) of the stages' feature maps (He 2015, Sec. 4.2)."""
+    last = {place.stage: place for place in places(config)}
+    sides = ((math.ceil(height / s), math.ceil(width / s)) for s in (1, 2, 4))
+    return [(*side, last[i].width) for i, side in enumerate(sides, 1)]
