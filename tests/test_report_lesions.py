@@ -55,6 +55,11 @@ def test_what_was_found_in_each_run_is_drawn_and_stands_on_the_page(tmp_path):
     # Half of the paths have one of the two lengths each, and three quarters of the gradient.
     np.testing.assert_allclose(paths.lines[1].get_ydata(), [75, 25])
     np.testing.assert_allclose(paths.lines[2].get_ydata(), [50, 50])
+    for axes in figure.axes:
+        for line in filter(lambda line: len(line.get_xdata()), axes.lines):
+            low, high = sorted(axes.get_xlim())
+            assert low <= min(line.get_xdata()) and max(line.get_xdata()) <= high
+    assert truncated.xaxis_inverted() and reordered.xaxis_inverted()
     labels = [text.get_text() for text in notes.get_legend().get_texts()]
     assert sorted(labels) == [
         "ResNet-14, seed 0: 10.0 % intact",

@@ -52,6 +52,8 @@ def draw(found: list[tuple[Run, dict[str, Any]]]) -> Figure:
     for axes in panels[:4]:
         style.clean(axes)
         axes.set_ylim(0, 100)
+    panels[3].invert_xaxis()  # what is done to the net grows to the right, as in the first two
+    panels[2].invert_xaxis()
     _notes(panels[5], found, handles)
     return figure
 
@@ -93,7 +95,6 @@ def _reordered(axes: Axes, report: dict[str, Any], look: dict[str, Any]) -> None
     )
     axes.set_title("blocks of a stage exchanged", fontsize=10)
     axes.set_xlabel("Kendall's tau of the order (1: as trained)")
-    axes.set_xlim(1.05, None)
 
 
 def _paths(axes: Axes, report: dict[str, Any], look: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ def get_config():
     config.train.eval_interval = 10
     config.train.eval_batch_size = 25
     config.train.checkpoint_interval = INTERVAL
+    config.train.check = False  # has tests of its own, and takes a second of each process
     config.parallel.devices = 1
     config.evaluation.bootstrap_samples = 0
     config.log.interval = 1
