@@ -50,12 +50,7 @@ def main(argv: list[str]) -> None:
     from resnet_jax.analysis import check
     from resnet_jax.train import loop
 
-    status = loop.train(
-        config,
-        workdir,
-        should_stop=STOP,
-        examine=check.before_training if config.train.check else None,
-    )
+    status = loop.train(config, workdir, should_stop=STOP, examine=check.before_training)
     terminal.print_outcome(workdir, status)
     if status["state"] == run_folder.STOPPED:
         sys.exit(command.INTERRUPTED)

@@ -25,6 +25,7 @@ from resnet_jax.models.shortcuts import (
     ZeroPadShortcut,
 )
 from resnet_jax.train import loop
+from resnet_jax.train.setup import Experiment
 from tests.test_main import DIGITS, ROOT, SHORT, contents
 
 PREACTIVATED = {"activation_order": "full_preactivation"}
@@ -429,19 +430,22 @@ def test_training_ends_before_anything_is_written_and_the_command_with_code_1(
 
 
 def test_training_checks_the_net_unless_told_not_to(tmp_path, monkeypatch):
-    asked = []
-
-    def train(config, workdir, *, should_stop, examine):
-        asked.append(examine)
-        return {"state": "completed", "step": 0, "steps": 0}
-
-    monkeypatch.setattr(loop, "train", train)
-    for check_it in (True, False):
-        config = validate({"train": {"check": check_it}})
-        monkeypatch.setattr(main, "_config_and_workdir", lambda c=config: (c, tmp_path))
-        monkeypatch.setattr(main, "_MODE", type("Flag", (), {"value": "train"}))
-        main.main(["main.py"])
-    assert asked == [check.before_training, None]
+    checked, examined = [], []
+    monkeypatch.setattr(skips, "check", lambda model, **more: checked.append(more) or [])
+    monkeypatch.setattr(
+        loop, "train", lambda *a, examine, **k: examined.append(examine) or {"state": "completed"}
+    )
+    monkeypatch.setattr(main, "_config_and_workdir", lambda: (validate({}), tmp_path))
+    monkeypatch.setattr(main, "_MODE", type("Flag", (), {"value": "train"}))
+    monkeypatch.setattr(main.terminal, "print_outcome", lambda *a: None)
+    main.main(["main.py"])
+    (examine,) = examined
+    for on in (True, False):
+        data = {"name": "digits"}
+        config = validate({"data": data, "train": {"check": on}, "parallel": {"devices": 1}})
+        examine(Experiment.prepare(config), lambda: False)
+    (only,) = checked
+    assert only["image"] == (8, 8, 1) and only["num_classes"] == 10
 
 
 def test_the_command_prints_what_was_found_and_how_long_it_took(tmp_path):

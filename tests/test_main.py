@@ -503,7 +503,7 @@ def test_a_run_that_diverges_has_exit_code_3_and_tells_the_step(command, tmp_pat
 
 
 def test_an_interrupted_run_has_exit_code_75_and_tells_how_to_go_on(command, tmp_path, monkeypatch):
-    def interrupted(config, workdir, should_stop):
+    def interrupted(config, workdir, **more):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(loop, "train", interrupted)
@@ -556,7 +556,7 @@ def test_without_a_workdir_the_run_is_named_after_its_config(command, monkeypatc
     seen = []
     status = {"state": "completed", "step": 1, "steps": 1}
     monkeypatch.setattr(
-        loop, "train", lambda config, workdir, should_stop: seen.append(workdir) or status
+        loop, "train", lambda config, workdir, **more: seen.append(workdir) or status
     )
     assert command(CIFAR).code == 0
     assert seen == [pathlib.Path("runs/cifar_resnet20")]

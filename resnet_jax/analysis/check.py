@@ -67,11 +67,13 @@ def of_config(
 
 
 def before_training(experiment: "Experiment", should_stop: Callable[[], bool]) -> None:
-    """Checks the net of a run that is about to train, and says so.
+    """Checks the net of a run that is about to train, and says so; nothing if `train.check` is off.
 
     Raises:
         WiringError: as in `of_config`.
     """
+    if not experiment.config.train.check:
+        return
     passed = of_config(
         experiment.config,
         image=experiment.preprocessing.image_shape,
