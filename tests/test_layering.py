@@ -26,6 +26,7 @@ ALLOWED = {
     "train": {"data", "models", "metrics", "native", "parallel", "environment"} | BASE,
     "analysis": {"models", "config", "native", "errors"},
     "analysis/lesion.py": {"command"} | BASE,
+    "analysis/signals.py": {"models", "train", "command"} | BASE,
     "analysis/trained.py": {"data", "models", "train"} | BASE,
     "analysis/check.py": {"train", "config", "command", "environment", "errors"}
     | {"run_folder", "terminal"},

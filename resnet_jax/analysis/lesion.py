@@ -218,13 +218,6 @@ def _of_equal_shape(params: Any) -> list[Place]:
     ]
 
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
-_SPLIT = flags.DEFINE_enum("split", "val", ["val", "test"], "Which images are classified.")
-_EXAMPLES = flags.DEFINE_integer("examples", 2000, "How many of them, at most.", 1)
-_DRAWS = flags.DEFINE_integer("draws", 5, "Random choices of blocks, orders and paths each.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the choices.")
-
-
 def measure(
     trained: Trained, *, split: str, examples: int, draws: int, seed: int
 ) -> dict[str, Any]:
@@ -285,4 +278,9 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder.")
+    _SPLIT = flags.DEFINE_enum("split", "val", ["val", "test"], "Which images are classified.")
+    _EXAMPLES = flags.DEFINE_integer("examples", 2000, "How many of them, at most.", 1)
+    _DRAWS = flags.DEFINE_integer("draws", 5, "Random choices of blocks, orders and paths each.", 1)
+    _SEED = flags.DEFINE_integer("seed", 0, "Of the choices.")
     command.run(main)

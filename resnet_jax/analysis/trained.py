@@ -14,7 +14,7 @@ from resnet_jax.analysis import gates
 from resnet_jax.config import RunConfig, load_json
 from resnet_jax.data import augment
 from resnet_jax.errors import InputError
-from resnet_jax.models import registry
+from resnet_jax.models import registry, torch_weights
 from resnet_jax.models.resnet import CifarResNet
 from resnet_jax.train import checkpoint, provenance
 from resnet_jax.train.earlier import require_same_data
@@ -60,13 +60,30 @@ class Trained:
         experiment = Experiment.prepare(config)
         require_same_data(experiment.dataset, workdir)
         state = checkpoints.restore(step, like=experiment.state)
-        model = registry.build(
-            config.model,
-            channels=experiment.preprocessing.image_shape[-1],
-            num_classes=len(experiment.class_names),
-        )
-        registry.update(model, state.params, state.stats)
+        model = _build(experiment)
+        registry.update(model, *jax.tree.map(jnp.asarray, (state.params, state.stats)))
         return cls(config, step, dataclasses.replace(experiment, state=state), model)
+
+    def built(self) -> CifarResNet:
+        """The net as it was before the first step."""
+        model = _build(self.experiment)
+        if self.config.model.weights:
+            torch_weights.load_into(model, pathlib.Path(self.config.model.weights))
+        return model
+
+    def training_images(self, count: int) -> tuple[jax.Array, jax.Array]:
+        """The first training images, normalised and not augmented, and their labels.
+
+        Args:
+            count: how many; all, if there are fewer.
+        """
+        resident = self.experiment.resident
+        start = resident.starts["train"]
+        rows = slice(start, start + min(count, resident.sizes["train"]))
+        arrays = resident.arrays
+        inputs = (arrays["images"][rows], arrays["mean"], arrays["std"])
+        images = augment.normalize(*map(jnp.asarray, inputs))
+        return images, jnp.asarray(arrays["labels"][rows])
 
     def about(self, split: str, examples: int) -> dict[str, Any]:
         """What a reader of figures on this net needs to know."""
@@ -128,13 +145,7 @@ class Trained:
             Parameters, and a function of them: the norm of the mean loss's gradient at the stem's
             output, over the first training images, in evaluation mode; compiled once.
         """
-        resident = self.experiment.resident
-        start = resident.starts["train"]
-        rows = slice(start, start + min(GRADIENT_BATCH, resident.sizes["train"]))
-        arrays = resident.arrays
-        inputs = (arrays["images"][rows], arrays["mean"], arrays["std"])
-        images = augment.normalize(*map(jnp.asarray, inputs))
-        labels = jnp.asarray(arrays["labels"][rows])
+        images, labels = self.training_images(GRADIENT_BATCH)
         model = gates.gated(self.model, self.config.model, gradient_only=True)
         shape = (*images.shape[:3], model.stem_conv.out_features)
         model.stem_norm = gates.Probed(model.stem_norm, shape)  # type: ignore[assignment]
@@ -150,3 +161,13 @@ class Trained:
             return optax.tree.norm(jax.grad(loss)(jnp.zeros(shape)))
 
         return jax.device_get(net.params), lambda params: float(norm(params))
+
+
+def _build(experiment: Experiment) -> CifarResNet:
+    """The run's net with the weights that it was drawn with."""
+    return registry.build(
+        experiment.config.model,
+        channels=experiment.preprocessing.image_shape[-1],
+        num_classes=len(experiment.class_names),
+        seed=experiment.config.train.seed,
+    )
