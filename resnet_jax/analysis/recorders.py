@@ -46,8 +46,8 @@ class RecordedNorm(nnx.Module):
         response: standard deviation of what BN makes, before ReLU and addition (He et al. 2015,
             Sec. 4.2 and Fig. 7).
         activation: root mean square of what leaves the layer.
-        dead: share of units (pixels of channels) that ReLU leaves at 0 for every image; 0 where no
-            ReLU follows.
+        dead: share of units (pixels of channels) that ReLU leaves at 0 for every image; NaN where
+            ReLU does not follow at once, as at the end of a plain block.
         tap: its gradient is the root mean square of the loss's at what BN makes.
     """
 
@@ -68,7 +68,8 @@ class RecordedNorm(nnx.Module):
             y = y + added
         if relu:
             y = nnx.relu(y)
-            self.dead[...] = jnp.mean(jnp.all(y == 0, axis=0).astype(kind))
+        dead = jnp.mean(jnp.all(y == 0, axis=0).astype(kind))
+        self.dead[...] = dead if relu else jnp.full((), jnp.nan, kind)
         self.activation[...] = _rms(y).astype(kind)
         return y
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from resnet_jax.report import figures, groups, lesions, records, style
+from resnet_jax.report import analyses, figures, groups, lesions, records, signals, style
 from resnet_jax.report.groups import Group
 from resnet_jax.report.sweep import Sweep
 
 RATE = "optimizer.learning_rate"
 # Figures that an HTML report has no interactive counterpart of.
-GRIDS = ("variants", "learning_rate_by_depth", "shortcut_strength", "lesions")
+GRIDS = ("variants", "learning_rate_by_depth", "shortcut_strength", "lesions", "signals")
 # H = F + s x: s = 1 is a residual net, s = 0 a plain one.
 STRENGTH = "model.shortcut_scale"
 
@@ -37,9 +37,10 @@ def draw_all(sweep: Sweep) -> Iterator[tuple[str, Figure]]:
         yield "learning_rate_by_depth", learning_rate_by_depth(sweep)
     if len({strength(group) for group in sweep.groups} - {None}) > 2:
         yield "shortcut_strength", shortcut_strength(sweep)
-    taken_apart = lesions.read(sweep)
-    if taken_apart:
-        yield "lesions", lesions.draw(taken_apart)
+    for name, kind in (("lesions", lesions), ("signals", signals)):
+        found = analyses.read(sweep, kind.FILE)
+        if found:
+            yield name, kind.draw(found)
     runs = [*sweep.runs, *sweep.unfinished]
     if len(runs) == 1:
         yield "run", figures.run_panels(runs[0], sweep)

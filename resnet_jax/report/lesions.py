@@ -7,29 +7,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from resnet_jax import run_folder
 from resnet_jax.report import style
-from resnet_jax.report.records import Run
-from resnet_jax.report.sweep import Sweep
+from resnet_jax.report.analyses import Found, note
 
 FILE = "lesion.json"
-# More than that nobody can tell apart.
-MOST = len(style.COLOURS)
 
 
-def read(sweep: Sweep) -> list[tuple[Run, dict[str, Any]]]:
-    """The runs that have been taken apart, and what was found; as many as a figure can show."""
-    found = [
-        (run, run_folder.read_json(run.folder / run_folder.ANALYSIS / FILE)) for run in sweep.runs
-    ]
-    return [(run, report) for run, report in found if report][:MOST]
-
-
-def draw(found: list[tuple[Run, dict[str, Any]]]) -> Figure:
+def draw(found: Found) -> Figure:
     """Errors of nets with blocks taken out or reordered (Veit et al. 2016, Fig. 3 and 5).
 
     Args:
-        found: as `read` gives it.
+        found: as `analyses.read` gives it.
     """
     figure = Figure(figsize=(10.5, 6.4), layout="constrained")
     panels = figure.subplots(2, 3).ravel()
@@ -110,17 +98,14 @@ def _paths(axes: Axes, report: dict[str, Any], look: dict[str, Any]) -> None:
     style.clean(axes, ylabel="share (%; dashed: of the paths)")
 
 
-def _notes(axes: Axes, found: list[tuple[Run, dict[str, Any]]], handles: list[Line2D]) -> None:
+def _notes(axes: Axes, found: Found, handles: list[Line2D]) -> None:
     axes.axis("off")
     axes.legend(handles=handles, loc="upper left", fontsize=8, frameon=False)
-    reports = [report for _, report in found]
-    facts = {
-        "error of": sorted({f"{r['examples']:,} {r['split']} images" for r in reports}),
-        "of": sorted({r["dataset"] for r in reports}),
-        "step": sorted({f"{r['step']:,}" for r in reports}),
-        "random choices": sorted({f"{r['draws']} each" for r in reports}),
-        "commit": sorted({str(r["commit"])[:12] for r in reports}),
-    }
-    lines = [style.plain_text(f"{name} {', '.join(values)}") for name, values in facts.items()]
-    text = "\n".join(lines)
+    told = note(
+        [report for _, report in found],
+        "error of {examples:,} {split} images",
+        "step {step:,}",
+        "random choices: {draws} each",
+    )
+    text = told.replace(" · ", "\n")
     axes.text(0.0, 0.02, text, fontsize=7, color="0.35", va="bottom", transform=axes.transAxes)

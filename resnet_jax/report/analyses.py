@@ -1,0 +1,35 @@
+"""What `resnet_jax.analysis` has left in the folders of runs."""
+
+from typing import Any
+
+from resnet_jax import run_folder
+from resnet_jax.report import style
+from resnet_jax.report.records import Run
+from resnet_jax.report.sweep import Sweep
+
+Found = list[tuple[Run, dict[str, Any]]]
+
+
+def read(sweep: Sweep, file: str) -> Found:
+    """The runs that were looked into, and what was found; as many as a figure can tell apart.
+
+    Args:
+        sweep: the runs.
+        file: name of the JSON file.
+    """
+    found = [
+        (run, run_folder.read_json(run.folder / run_folder.ANALYSIS / file)) for run in sweep.runs
+    ]
+    return [(run, report) for run, report in found if report][: len(style.COLOURS)]
+
+
+def note(reports: list[dict[str, Any]], *phrases: str) -> str:
+    """Where a figure's numbers come from, in one line.
+
+    Args:
+        reports: as they were read.
+        phrases: to stand first, with a report's fields in braces.
+    """
+    facts = (*phrases, "{dataset}", "commit {commit:.12}")
+    told = [", ".join(dict.fromkeys(fact.format(**r) for r in reports)) for fact in facts]
+    return " · ".join(style.plain_text(fact, 100) for fact in told)
