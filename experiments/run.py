@@ -135,7 +135,8 @@ class Sweep:
                 continue
             del self.running[name]
             self.free.append(job.slot)
-            if code in (0, command.HAS_DIVERGED, command.INTERRUPTED):
+            # A request to stop that comes when all is done, while Python ends, kills the process.
+            if code in (0, command.HAS_DIVERGED, command.INTERRUPTED) or job.run.is_finished:
                 self.early_failures = 0
                 continue
             if self.killing and code == -signal.SIGKILL:

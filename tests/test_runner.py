@@ -188,6 +188,18 @@ def test_where_every_run_fails_before_its_first_step_the_third_is_the_last(
     )
 
 
+def test_a_run_whose_process_is_killed_when_its_work_is_done_has_not_failed(tmp_path, processes):
+    started, scripts = processes
+
+    def killed_at_its_end(folder):
+        return f"{finish(folder)}; import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+
+    scripts["plain-8-seed0"] = killed_at_its_end
+    runs = plan(base(), rows(0), tmp_path)
+    assert work(runs) == 0
+    assert started == ["plain-8-seed0"] and runs[0].status["state"] == "completed"
+
+
 def test_a_run_that_saves_while_a_sweep_is_given_up_does_not_hide_that_it_was(tmp_path, processes):
     started, scripts = processes
     patient = beat_then(
