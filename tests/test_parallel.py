@@ -10,6 +10,8 @@ from resnet_jax.parallel import AXIS, DeviceMap
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.setup import Experiment
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 WAYS = {
     "1 device": {"devices": 1},
     "8 devices, shard_map": {"devices": 8},

@@ -13,6 +13,8 @@ from resnet_jax.train import loop
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.setup import Experiment
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 IMAGES = np.random.RandomState(0).normal(size=(4, 4, 4, 3))
 LOOP, RECOMPUTE, BOTH = Repetition(loop=True), Repetition(recompute=True), Repetition(True, True)
 CASES = [

@@ -21,6 +21,8 @@ from resnet_jax.train import earlier, evaluation, loop, manifest
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.setup import Experiment
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 

@@ -8,6 +8,8 @@ from resnet_jax.parallel import AXIS, DeviceMap
 from resnet_jax.train import optimizer, step
 from resnet_jax.train.state import TrainState
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 torch = pytest.importorskip("torch")
 torch_reference = pytest.importorskip("tests.torch_reference")
 
