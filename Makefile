@@ -38,7 +38,7 @@ types: $(VENV)/.development
 
 pytest: $(VENV)/.development
 	@$(NATIVE) --optional
-	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 to 3.13 found; make PYTHON=/path/to/python"; exit 2; }

@@ -23,6 +23,11 @@ jax.config.update("jax_disable_most_optimizations", True)
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_collection_modifyitems(items):
+    """The longest file comes first, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_faults.py")
+
+
 @pytest.fixture(scope="module")
 def optimized():
     """Compiles as users do: for tests that hold programs equal which optimisation could part."""
