@@ -256,7 +256,7 @@ def run(request, tmp_path_factory):
     return workdir
 
 
-def test_a_trained_run_is_measured_whole(run, monkeypatch):
+def test_a_trained_run_is_measured_whole(run):
     trained = Trained.load(run)
     report = lesion.measure(trained, split="test", examples=10_000, draws=2, seed=0)
     evaluated = json.loads((run / run_folder.EVALUATION).read_text())["splits"]["test"]

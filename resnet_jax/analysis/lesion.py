@@ -9,7 +9,6 @@ RUN/analysis/lesion.json, which `python -m resnet_jax.report.lesion RUN [RUN ...
 Exit codes: 0, 2 for bad input.
 """
 
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,11 +17,10 @@ import numpy as np
 import scipy.stats
 from absl import flags
 
-from resnet_jax import command, run_folder, terminal
+from resnet_jax import command, terminal
 from resnet_jax.analysis import gates
 from resnet_jax.analysis.gates import Place
-from resnet_jax.analysis.trained import Trained
-from resnet_jax.errors import InputError
+from resnet_jax.analysis.trained import Trained, given, keep
 
 RESULT = "lesion.json"
 
@@ -259,21 +257,17 @@ def main(argv: list[str]) -> None:
     """Measures what the flags name."""
     del argv
     terminal.set_up_logging()
-    if _WORKDIR.value is None:
-        raise InputError("--workdir is missing, for example --workdir=runs/r56")
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = given(_WORKDIR.value)
     trained = Trained.load(workdir)
     report = measure(
         trained, split=_SPLIT.value, examples=_EXAMPLES.value, draws=_DRAWS.value, seed=_SEED.value
     )
-    folder = workdir / run_folder.ANALYSIS
-    folder.mkdir(exist_ok=True)
-    run_folder.write_json(folder / RESULT, report)
+    path = keep(workdir, RESULT, report)
     worst = max(report["single"], key=lambda row: row["error"])
     print(
         f"error {report['error']:.2f} %; the block whose removal costs most: stage "
         f"{worst['stage']}, block {worst['block']}: {worst['error']:.2f} %; "
-        f"{folder / RESULT}"
+        f"{path}"
     )
 
 

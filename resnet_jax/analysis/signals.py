@@ -9,7 +9,6 @@ through the net in training mode and back, and writes RUN/analysis/signals.json,
 Exit codes: 0, 2 for bad input.
 """
 
-import pathlib
 from typing import Any
 
 import jax
@@ -17,14 +16,12 @@ import jax.numpy as jnp
 import optax
 from absl import flags
 
-from resnet_jax import command, run_folder, terminal
+from resnet_jax import command, terminal
 from resnet_jax.analysis import recorders
-from resnet_jax.analysis.trained import Trained
-from resnet_jax.errors import InputError
+from resnet_jax.analysis.trained import Trained, given, keep
 from resnet_jax.models import registry
 from resnet_jax.models.resnet import CifarResNet
 from resnet_jax.train import optimizer
-from resnet_jax.train.state import TrainState
 
 RESULT = "signals.json"
 
@@ -125,7 +122,6 @@ def measure(trained: Trained, *, images: int, initial: bool) -> dict[str, Any]:
     if initial:
         first = trained.built()
         moments.append({"step": 0, **record(first, pixels, labels, tx=tx)})
-    assert isinstance(state, TrainState)
     now = record(
         trained.model,
         pixels,
@@ -141,20 +137,16 @@ def main(argv: list[str]) -> None:
     """Measures what the flags name."""
     del argv
     terminal.set_up_logging()
-    if _WORKDIR.value is None:
-        raise InputError("--workdir is missing, for example --workdir=runs/r56")
-    workdir = pathlib.Path(_WORKDIR.value)
+    workdir = given(_WORKDIR.value)
     report = measure(Trained.load(workdir), images=_IMAGES.value, initial=_INITIAL.value)
-    folder = workdir / run_folder.ANALYSIS
-    folder.mkdir(exist_ok=True)
-    run_folder.write_json(folder / RESULT, report)
+    path = keep(workdir, RESULT, report)
     for moment in report["moments"]:
         norms = [row["gradient"] for row in moment["layers"]]
         print(
             f"step {moment['step']}: loss {moment['loss']:.3f}; gradient norm of the first layer "
             f"{norms[0]:.3g}, of the last {norms[-1]:.3g}, lowest {min(norms):.3g}"
         )
-    print(folder / RESULT)
+    print(path)
 
 
 if __name__ == "__main__":

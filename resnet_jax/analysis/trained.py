@@ -25,6 +25,25 @@ from resnet_jax.train.setup import Experiment
 GRADIENT_BATCH = 128
 
 
+def given(workdir: str | None) -> pathlib.Path:
+    """The run's folder that a command's flag names.
+
+    Raises:
+        InputError: if it names none.
+    """
+    if workdir is None:
+        raise InputError("--workdir is missing, for example --workdir=runs/r56")
+    return pathlib.Path(workdir)
+
+
+def keep(workdir: pathlib.Path, name: str, report: dict[str, Any]) -> pathlib.Path:
+    """Writes what was found into the run's folder, where the report looks for it."""
+    path = workdir / run_folder.ANALYSIS / name
+    path.parent.mkdir(exist_ok=True)
+    run_folder.write_json(path, report)
+    return path
+
+
 @dataclasses.dataclass(frozen=True)
 class Trained:
     """A net and the data that it was trained on.
