@@ -1,5 +1,6 @@
 """Eight virtual CPU devices, strict dtype promotion, and every warning an error."""
 
+import logging
 import os
 import pathlib
 import subprocess
@@ -34,6 +35,16 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """A command called in this process sets up the log; the next test reads it as before."""
+    root, ours = logging.getLogger(), logging.getLogger("resnet_jax")
+    handlers, level = root.handlers[:], ours.level
+    yield
+    root.handlers = handlers
+    ours.setLevel(level)
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import logging
 import os
 import pathlib
 import shutil
@@ -69,7 +68,6 @@ def forget_flags():
 @pytest.fixture
 def command(monkeypatch, capfd):
     """The same command in this process, which has JAX and eight devices already."""
-    root, handlers = logging.getLogger(), logging.getLogger().handlers[:]
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["main.py", *arguments])
@@ -83,7 +81,6 @@ def command(monkeypatch, capfd):
             code = leave.code or 0
         finally:
             forget_flags()
-            root.handlers = handlers
         return Outcome(code, *capfd.readouterr())
 
     return run

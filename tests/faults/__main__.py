@@ -81,8 +81,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--rows", default="", help="numbers with commas; all without it")
     parser.add_argument("--out", type=Path, help="where faults.json and faults.md are written")
     options = parser.parse_args(argv)
-    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of folders opened to read
-    logging.getLogger("resnet_jax").setLevel(logging.ERROR)  # and we of damage, done on purpose
     tfds.disable_progress_bar()
     wanted = [int(number) for number in options.rows.split(",") if number] or list(rows.ROWS)
     console, outcomes = rich.console.Console(), []
@@ -120,4 +118,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    absl.logging.set_verbosity(absl.logging.ERROR)  # Orbax warns of folders opened to read
+    logging.getLogger("resnet_jax").setLevel(logging.ERROR)  # and we of damage, done on purpose
     sys.exit(main(sys.argv[1:]))
