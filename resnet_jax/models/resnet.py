@@ -1,5 +1,6 @@
 """The CIFAR family: depth 6n + 2 with basic blocks, 9n + 2 with bottlenecks, plain or residual."""
 
+import functools
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import nnx
 from resnet_jax.config import ModelConfig, blocks_per_stage
 from resnet_jax.models.blocks import ORDERS, Block
 from resnet_jax.models.layers import BatchNorm, Numerics, convolution
+from resnet_jax.models.parts import HEAD, POOLING, Part, compose
 from resnet_jax.models.repeated import UNROLLED, Loop, Repetition, through
 
 STEM_WIDTH = 16
@@ -119,8 +121,8 @@ class CifarResNet(nnx.Module):
         Raises:
             ValueError: if keys or progress are needed and not given.
         """
-        x = self.features(x, train=train, keys=keys, progress=progress).mean((1, 2))
-        return self.head(x).astype(self.numerics.param_dtype)
+        x = self.features(x, train=train, keys=keys, progress=progress)
+        return compose(self._head_parts(), x)
 
     def features(
         self,
@@ -131,25 +133,64 @@ class CifarResNet(nnx.Module):
         progress: jax.Array | None = None,
     ) -> jax.Array:
         """The last feature map, [batch, height / 4, width / 4, channels], before pooling."""
+        return compose(self._feature_parts(train=train, keys=keys, progress=progress), x)
+
+    def parts(self, *, blocks: bool = False) -> list[Part]:
+        """What the net does in evaluation, in order; one after the other they are `__call__`.
+
+        Args:
+            blocks: list each block of a stage instead of the stage.
+        """
+        return [*self._feature_parts(train=False, blocks=blocks), *self._head_parts()]
+
+    def _feature_parts(
+        self,
+        *,
+        train: bool,
+        keys: jax.Array | None = None,
+        progress: jax.Array | None = None,
+        blocks: bool = False,
+    ) -> list[Part]:
         if train and self.has_dropout and keys is None:
             raise ValueError("a net with dropout is trained with a key for each image, got None")
         if train and self.shortcut_scale is not None:
             self._anneal(progress)
+
         scale = None if self.shortcut_scale is None else self.shortcut_scale[...]
+        how = {"train": train, "keys": keys if train else None, "shortcut_scale": scale}
+        found = [Part("stem", functools.partial(self._stem, train=train))]
+        for number, stage in enumerate(self.stages, 1):
+            name = f"stage {number}"
+            if blocks:
+                found += [
+                    Part(f"{name}, block {i}", functools.partial(self._through, [block], **how))
+                    for i, block in enumerate(stage, 1)
+                ]
+            else:
+                found.append(Part(name, functools.partial(self._through, list(stage), **how)))
+        if self.final_norm is not None or self.final_relu:
+            found.append(Part("final activation", functools.partial(self._final, train=train)))
+        return found
+
+    def _head_parts(self) -> list[Part]:
+        return [
+            Part(POOLING, lambda x: x.mean((1, 2))),
+            Part(HEAD, lambda x: self.head(x).astype(self.numerics.param_dtype)),
+        ]
+
+    def _stem(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = jnp.asarray(x, self.numerics.dtype)
-        x = self.stem_norm(self.stem_conv(x), train=train, relu=True)
-        for stage in self.stages:
-            # The first block may change the shape; with dropout each draws masks of its own.
-            alike = [[b] for b in stage] if self.has_dropout else [stage[:1], stage[1:]]
-            for blocks in filter(None, alike):
-                x = through(
-                    blocks,
-                    x,
-                    recompute=self.repetition.recompute,
-                    train=train,
-                    keys=keys if train else None,
-                    shortcut_scale=scale,
-                )
+        return self.stem_norm(self.stem_conv(x), train=train, relu=True)
+
+    def _through(self, blocks: list[Any], x: jax.Array, **how: Any) -> jax.Array:
+        """Maps x through blocks of one stage; only the first one may change its shape."""
+        # With dropout each draws masks of its own.
+        alike = [[b] for b in blocks] if self.has_dropout else [blocks[:1], blocks[1:]]
+        for group in filter(None, alike):
+            x = through(group, x, recompute=self.repetition.recompute, **how)
+        return x
+
+    def _final(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.final_norm is not None:
             return self.final_norm(x, train=train, relu=self.final_relu)
         return nnx.relu(x) if self.final_relu else x
