@@ -138,6 +138,28 @@ def test_a_net_with_dropout_is_measured_as_it_trains():
     assert first["loss"] != record(net(), IMAGES, LABELS, tx=sgd())["loss"]
 
 
+def test_without_normalisation_the_signal_of_a_residual_net_doubles_block_by_block():
+    # Identity shortcuts, H = x + F(ReLU(x)), He's initialisation: each branch adds as much variance
+    # as its input has (Zhang et al. 2019, arXiv 1901.09321, Sec. 2), plain nets keep theirs.
+    images = jnp.asarray(RANDOM.normal(size=(8, 16, 16, 3)), jnp.float32)
+    growth = {}
+    for residual in (True, False):
+        model = net(
+            depth=32,
+            width=2.0,
+            residual=residual,
+            activation_order="full_preactivation",
+            batch_norm="frozen",
+        )
+        rows = record(model, images, LABELS, tx=sgd())["layers"]
+        at = {row["layer"]: row["activation"] ** 2 for row in rows}
+        growth[residual] = (at["stage 1, block 5, layer 1"] / at["stage 1, block 2, layer 1"]) ** (
+            1 / 3
+        )
+    assert growth[True] == pytest.approx(2, rel=0.25)
+    assert growth[False] == pytest.approx(1, rel=0.25)
+
+
 def short_run(**changes):
     fields = {
         "model": {"depth": 8},

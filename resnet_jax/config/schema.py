@@ -73,7 +73,9 @@ class ModelConfig:
     # Multiplies the stage widths 16, 32, 64.
     width: float = _field(1.0, minimum=1 / 16)
     # Synced: statistics of the global batch. Local: of each device's share, as in the papers.
-    batch_norm: str = _field("synced", allowed=("synced", "local"))
+    # Frozen: the running ones, which stay as they are: those of `weights`, or mean 0 and variance
+    # 1, which is a net without BN: scale and shift are left, and nothing is normalised.
+    batch_norm: str = _field("synced", allowed=("synced", "local", "frozen"))
     # new running statistic = decay * old + (1 - decay) * batch; PyTorch calls 1 - decay "momentum".
     batch_norm_decay: float = _field(0.9, minimum=0, maximum=1)
     batch_norm_epsilon: float = _field(1e-5, minimum=0)
