@@ -98,7 +98,8 @@ def draw_over_time(found: Found) -> Figure | None:
             np.array([[value(row) for row in moment["layers"]] for moment in report["moments"]]).T
             for _, report in films
         ]
-        scale, image = _scale(tables, logarithmic), None
+        scale = _scale(tables, logarithmic)
+        image: Any = None
         for axes, (_, report), table in zip(column, films, tables, strict=True):
             steps = np.array([moment["step"] for moment in report["moments"]])
             layers = np.arange(1, len(table) + 1)
