@@ -47,10 +47,16 @@ def main(argv: list[str]) -> None:
         return
     config, workdir = _config_and_workdir()
     environment.prepare(config)
-    from resnet_jax.analysis import check
+    from resnet_jax.analysis import check, signals
     from resnet_jax.train import loop
 
-    status = loop.train(config, workdir, should_stop=STOP, examine=check.before_training)
+    status = loop.train(
+        config,
+        workdir,
+        should_stop=STOP,
+        examine=check.before_training,
+        recorder=signals.Recorder,
+    )
     terminal.print_outcome(workdir, status)
     if status["state"] == run_folder.STOPPED:
         sys.exit(command.INTERRUPTED)

@@ -333,6 +333,7 @@ CORRECT = [
     {"shortcut_transform": "exclusive_gating", "shortcut": "B"},
     {"shortcut_transform": "shortcut_only_gating", **PREACTIVATED},
     {"shortcut_transform": "dropout", "zero_padding": "both"},
+    {"shortcut": "B", "batch_norm": "frozen"},
 ]
 
 

@@ -42,10 +42,10 @@ class Outcome:
     err: str
 
 
-def subprocess_command(*arguments, **environment):
+def subprocess_command(*arguments, module="resnet_jax.main", **environment):
     """The command as a user gives it, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "resnet_jax.main", *arguments],
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         env={**os.environ, **environment},
         capture_output=True,

@@ -185,6 +185,25 @@ def test_evaluation_uses_running_statistics_and_leaves_them_alone():
     np.testing.assert_allclose(alone, logits[:1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("depth", [8, 20])
+def test_frozen_batch_norm_is_scale_and_shift_alone_and_the_same_in_training(depth):
+    net = registry.functional(build(depth=depth, batch_norm="frozen"))
+    x = images(4, 32, 32, 3)
+    logits, stats = net.apply(net.params, net.stats, x, True)
+    jax.tree.map(np.testing.assert_array_equal, stats, net.stats)
+    np.testing.assert_array_equal(logits, net.apply(net.params, net.stats, x, False)[0])
+    assert registry.count_parameters(net.params) == registry.count_parameters(
+        registry.functional(build(depth=depth)).params
+    )
+
+
+def test_frozen_batch_norm_normalises_with_the_statistics_that_it_was_given():
+    norm = BatchNorm(2, dataclasses.replace(FLOAT32, frozen=True))
+    norm.mean[...], norm.variance[...] = jnp.asarray([1.0, 2.0]), jnp.asarray([4.0, 9.0])
+    y = norm(jnp.full((3, 1, 1, 2), 5.0), train=True)
+    np.testing.assert_allclose(y[0, 0, 0], [2.0, 1.0], rtol=1e-4)  # (5 - 1) / 2, (5 - 2) / 3
+
+
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
     net = registry.functional(build(depth=8, dtype="bfloat16"))
     logits, stats = net.apply(net.params, net.stats, images(4, 32, 32, 3), True)

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from resnet_jax import run_folder
 from resnet_jax.report import charts, outputs, style, sweep
@@ -22,6 +23,14 @@ def layer(number, response):
     }
 
 
+def written(tmp_path, *runs):
+    for name, steps in runs:
+        folder = make_run(tmp_path, name, 0) / run_folder.ANALYSIS
+        folder.mkdir()
+        (folder / "signals.json").write_text(json.dumps(report(*steps)))
+    return dict(charts.draw_all(sweep.load(tmp_path)))
+
+
 def report(*steps):
     moment = {"loss": 1.0, "layers": [layer(i, r) for i, r in enumerate(RESPONSES)]}
     return {
@@ -34,11 +43,9 @@ def report(*steps):
 
 
 def test_each_moment_of_each_run_is_a_curve_over_layers(tmp_path):
-    for name, steps in (("ResNet-14", (0, 100)), ("plain-14", (100,))):
-        folder = make_run(tmp_path, name, 0) / run_folder.ANALYSIS
-        folder.mkdir()
-        (folder / "signals.json").write_text(json.dumps(report(*steps)))
-    figure = dict(charts.draw_all(sweep.load(tmp_path)))["signals"]
+    figures = written(tmp_path, ("ResNet-14", (0, 100)), ("plain-14", (100,)))
+    figure = figures["signals"]
+    assert "signals_over_time" not in figures  # two moments are no film
     response, in_order, gradient, at_output, update, dead = figure.axes
     looks = sorted((line.get_color(), line.get_linestyle()) for line in response.lines)
     blue, orange = style.COLOURS[:2]
@@ -61,3 +68,27 @@ def test_each_moment_of_each_run_is_a_curve_over_layers(tmp_path):
     ]
     assert "128 train images" in legend.get_title().get_text()
     assert 'alt="signals"' in outputs.write_report(tmp_path).html.read_text()
+
+
+def test_a_run_that_was_looked_at_often_is_a_map_over_layers_and_steps(tmp_path):
+    figures = written(tmp_path, ("ResNet-14", (0, 50, 100)), ("plain-14", (0, 100)))
+    assert len(figures["signals"].axes[0].lines) == 4  # of each run the first and the last
+    maps = [axes for axes in figures["signals_over_time"].axes if axes.collections]
+    response, gradient, update, dead = maps[:4]
+    assert response.get_ylabel().startswith("ResNet-14, seed 0")
+    for axes, values in (
+        (response, RESPONSES),
+        (gradient, [1, 10, 100]),
+        (update, [0.5, 0.5, 0.5]),
+        (dead, [25, np.nan, 25]),
+    ):
+        drawn = np.ma.filled(axes.collections[0].get_array().astype(float), np.nan)
+        np.testing.assert_allclose(drawn, np.array([values] * 3).T)
+    assert gradient.collections[0].norm(10.0) == pytest.approx(0.5)  # logarithmic, 1 to 100
+    assert response.collections[0].norm(2.0) == pytest.approx(0.5)
+
+
+def test_runs_share_one_scale(tmp_path):
+    figures = written(tmp_path, ("ResNet-14", (0, 50, 100)), ("plain-14", (0, 50, 100)))
+    maps = [a.collections[0] for a in figures["signals_over_time"].axes if a.collections]
+    assert maps[0].norm is maps[4].norm

@@ -86,6 +86,34 @@ def recorded(model: CifarResNet) -> CifarResNet:
     return changed
 
 
+def put_in(recorded: Any, values: Any) -> Any:
+    """Parameters or statistics of a recorded net, with the values of the net that was recorded.
+
+    Args:
+        recorded: of the recorded net; what its recorders have of their own stays.
+        values: of the net itself.
+    """
+    if not isinstance(recorded, dict):
+        return values
+    if "norm" in recorded and "norm" not in values:
+        return recorded | {"norm": values}
+    return {key: put_in(value, values[key]) for key, value in recorded.items()}
+
+
+def taken_out(recorded: Any, like: Any) -> Any:
+    """The inverse: parameters, or gradients, of a recorded net as those of the net itself.
+
+    Args:
+        recorded: of the recorded net.
+        like: parameters of the net itself.
+    """
+    if not isinstance(like, dict):
+        return recorded
+    if "norm" in recorded and "norm" not in like:
+        recorded = recorded["norm"]
+    return {key: taken_out(recorded[key], value) for key, value in like.items()}
+
+
 Path = tuple[str | int, ...]
 
 

@@ -125,7 +125,7 @@ def _sum(
 
 def _norm(config: ModelConfig, values: Any, x: jax.Array, training: bool) -> jax.Array:
     mean, variance = values["mean"], values["variance"]
-    if training:
+    if training and config.batch_norm != "frozen":
         mean = x.mean((0, 1, 2))
         variance = ((x - mean) ** 2).mean((0, 1, 2))
     deviation = jnp.sqrt(variance + config.batch_norm_epsilon)

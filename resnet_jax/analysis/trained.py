@@ -83,6 +83,11 @@ class Trained:
         registry.update(model, *jax.tree.map(jnp.asarray, (state.params, state.stats)))
         return cls(config, step, dataclasses.replace(experiment, state=state), model)
 
+    @classmethod
+    def before_training(cls, experiment: Experiment) -> "Trained":
+        """The net of a run whose parts are at hand, with the weights that it was drawn with."""
+        return cls(experiment.config, 0, experiment, _build(experiment))
+
     def built(self) -> CifarResNet:
         """The net as it was before the first step."""
         model = _build(self.experiment)

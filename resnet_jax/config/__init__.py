@@ -18,6 +18,7 @@ from resnet_jax.config.schema import (
     SyntheticConfig,
     TrainConfig,
     blocks_per_stage,
+    records_signals,
     resolve_block_loop,
     resolve_steps_per_call,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "differences",
     "field_names",
     "load_json",
+    "records_signals",
     "resolve_block_loop",
     "resolve_steps_per_call",
     "to_json",

@@ -73,7 +73,9 @@ class ModelConfig:
     # Multiplies the stage widths 16, 32, 64.
     width: float = _field(1.0, minimum=1 / 16)
     # Synced: statistics of the global batch. Local: of each device's share, as in the papers.
-    batch_norm: str = _field("synced", allowed=("synced", "local"))
+    # Frozen: the running ones, which stay as they are: those of `weights`, or mean 0 and variance
+    # 1, which is a net without BN: scale and shift are left, and nothing is normalised.
+    batch_norm: str = _field("synced", allowed=("synced", "local", "frozen"))
     # new running statistic = decay * old + (1 - decay) * batch; PyTorch calls 1 - decay "momentum".
     batch_norm_decay: float = _field(0.9, minimum=0, maximum=1)
     batch_norm_epsilon: float = _field(1e-5, minimum=0)
@@ -222,6 +224,9 @@ class LogConfig:
     """What a run says while it trains."""
 
     interval: int = _field(100, minimum=1, operational=True)
+    # Steps between two looks at the signals and gradients of every layer (docs/vanishing.md), the
+    # first before step 1; 0 for none, and none in runs that are shorter.
+    signals_interval: int = _field(1_000, minimum=0, operational=True)
     tensorboard: bool = _field(True, operational=True)
     progress: bool = _field(True, operational=True)
 
@@ -261,12 +266,20 @@ def blocks_per_stage(depth: int, block: str) -> int:
 
 def intervals(run: RunConfig) -> dict[str, int]:
     """After how many steps something happens, by field; one call of the step must divide all."""
-    return {
+    found = {
         "train.steps": run.train.steps,
         "train.eval_interval": run.train.eval_interval,
         "train.checkpoint_interval": run.train.checkpoint_interval,
         "log.interval": run.log.interval,
     }
+    if records_signals(run):
+        found["log.signals_interval"] = run.log.signals_interval
+    return found
+
+
+def records_signals(run: RunConfig) -> bool:
+    """Whether a run is long enough to look at its signals."""
+    return 0 < run.log.signals_interval <= run.train.steps
 
 
 # Below it, unrolled programs are compiled within a minute.

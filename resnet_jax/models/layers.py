@@ -24,12 +24,14 @@ class Numerics:
         axis_name: mapped device axis over which batch statistics are averaged, or None.
         decay: of the running statistics, new = decay * old + (1 - decay) * batch.
         epsilon: added to the variance.
+        frozen: whether training too normalises with the running statistics, and leaves them.
     """
 
     dtype: Any
     axis_name: str | None
     decay: float
     epsilon: float
+    frozen: bool = False
 
     @classmethod
     def of(cls, config: ModelConfig, axis_name: str | None) -> "Numerics":
@@ -39,6 +41,7 @@ class Numerics:
             axis_name=axis_name if config.batch_norm == "synced" else None,
             decay=config.batch_norm_decay,
             epsilon=config.batch_norm_epsilon,
+            frozen=config.batch_norm == "frozen",
         )
 
     @property
@@ -117,13 +120,15 @@ class BatchNorm(nnx.Module):
 
         Args:
             x: [batch, height, width, channels].
-            train: with the batch's statistics, updating the running ones; else with the latter.
+            train: with the batch's statistics, updating the running ones; else, and where they are
+                frozen, with the latter.
             relu: whether negative results become zero.
             added: to the normalised x, of its shape, in the net's dtype.
 
         Returns:
             The same shape, in the net's dtype.
         """
+        train = train and not self.numerics.frozen
         if train and self._devices() == 1 and library.suits(x):
             scale, bias = self.scale[...], self.bias[...]
             y, mean, variance = operations.batch_norm(

@@ -1,4 +1,4 @@
-"""Weights that were trained in PyTorch, read into our nets.
+"""Weights under PyTorch's names: read into our nets, and written from them.
 
 Covers the widely used CIFAR ResNets (akamaster's names: conv1, bn1, layer1..3, linear), v1 with
 basic blocks. The core never imports PyTorch: it is needed only for `.pth` files, which are opened
@@ -15,6 +15,7 @@ from flax import nnx
 from safetensors import SafetensorError
 
 from resnet_jax.errors import InputError, first_line
+from resnet_jax.files import replacing
 from resnet_jax.models.blocks import Block
 from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.resnet import CifarResNet
@@ -148,6 +149,21 @@ def assign(
     return report
 
 
+def write(model: nnx.Module, path: pathlib.Path) -> None:
+    """Writes a net's weights and running statistics, as PyTorch would name and lay them out.
+
+    Args:
+        model: a `CifarResNet`, not looped.
+        path: a `.safetensors` file; replaced if it is there.
+    """
+    state_dict = {
+        target.name: _to_torch(np.asarray(target.variable[...]), target.kind)
+        for target in _targets(model)
+    }
+    with replacing(path) as file:
+        file.write(safetensors.numpy.save(state_dict))
+
+
 def _some(label: str, names: list[str]) -> str:
     return f"{len(names)} {label} names" + (f" ({names[0]}, ...)" if names else "")
 
@@ -156,6 +172,12 @@ def _to_flax(array: np.ndarray, kind: str) -> np.ndarray:
     if kind == "conv" and array.ndim == 4:
         return array.transpose(2, 3, 1, 0)  # out, in, height, width -> height, width, in, out
     return array.T if kind == "linear" else array
+
+
+def _to_torch(array: np.ndarray, kind: str) -> np.ndarray:
+    if kind == "conv":
+        array = array.transpose(3, 2, 0, 1)
+    return np.ascontiguousarray(array.T if kind == "linear" else array)
 
 
 def _targets(model: nnx.Module) -> Iterator[Target]:

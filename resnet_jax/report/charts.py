@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,8 +12,17 @@ from resnet_jax.report.groups import Group
 from resnet_jax.report.sweep import Sweep
 
 RATE = "optimizer.learning_rate"
+# Their names, the files that they are drawn from, and how; some draw nothing of too little.
+ANALYSES: tuple[tuple[str, str, Callable[[analyses.Found], Figure | None]], ...] = (
+    ("lesions", lesions.FILE, lesions.draw),
+    ("signals", signals.FILE, signals.draw),
+    ("signals_over_time", signals.FILE, signals.draw_over_time),
+)
 # Figures that an HTML report has no interactive counterpart of.
-GRIDS = ("variants", "learning_rate_by_depth", "shortcut_strength", "lesions", "signals")
+GRIDS = (
+    *("variants", "learning_rate_by_depth", "shortcut_strength"),
+    *(name for name, _, _ in ANALYSES),
+)
 # H = F + s x: s = 1 is a residual net, s = 0 a plain one.
 STRENGTH = "model.shortcut_scale"
 
@@ -37,10 +46,11 @@ def draw_all(sweep: Sweep) -> Iterator[tuple[str, Figure]]:
         yield "learning_rate_by_depth", learning_rate_by_depth(sweep)
     if len({strength(group) for group in sweep.groups} - {None}) > 2:
         yield "shortcut_strength", shortcut_strength(sweep)
-    for name, kind in (("lesions", lesions), ("signals", signals)):
-        found = analyses.read(sweep, kind.FILE)
-        if found:
-            yield name, kind.draw(found)
+    for name, file, draw in ANALYSES:
+        found = analyses.read(sweep, file)
+        figure = draw(found) if found else None
+        if figure is not None:
+            yield name, figure
     runs = [*sweep.runs, *sweep.unfinished]
     if len(runs) == 1:
         yield "run", figures.run_panels(runs[0], sweep)

@@ -1,4 +1,4 @@
-"""The figure of signals and gradients: what `resnet_jax.analysis.signals` found in runs."""
+"""The figures of signals and gradients: what `resnet_jax.analysis.signals` found in runs."""
 
 import math
 from collections.abc import Callable
@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from resnet_jax.report import style
 from resnet_jax.report.analyses import Found, note
@@ -38,18 +40,24 @@ PANELS: tuple[tuple[str, str, Callable[[Row], float], bool, bool], ...] = (
 )
 
 
+# Moments of a run from which on it is a film and not two pictures.
+FILM = 3
+# What is drawn over layers and time: the panels' places.
+FILMED = (0, 2, 4, 5)
+
+
 def draw(found: Found) -> Figure:
     """Responses (He et al. 2015, Fig. 7) and gradients of each layer, from the stem on.
 
     Args:
-        found: as `analyses.read` gives it.
+        found: as `analyses.read` gives it; of each run the first and the last moment are drawn.
     """
     figure = Figure(figsize=(10.5, 7.0), layout="constrained")
     panels = figure.subplots(2, 3).ravel()
     handles = []
     for (run, report), colour in zip(found, style.COLOURS, strict=False):
-        for moment, look in zip(report["moments"], _looks(report), strict=True):
-            how = {"color": colour, **look}
+        for moment in _ends(report["moments"]):
+            how = {"color": colour, **_look(moment)}
             for axes, (_, _, value, logarithmic, is_sorted) in zip(panels, PANELS, strict=True):
                 _curve(axes, [value(row) for row in moment["layers"]], logarithmic, is_sorted, how)
             label = f"{run.net}, seed {run.seed}, step {moment['step']:,}"
@@ -70,12 +78,62 @@ def draw(found: Found) -> Figure:
     return figure
 
 
-def _looks(report: dict[str, Any]) -> list[dict[str, Any]]:
+def draw_over_time(found: Found) -> Figure | None:
+    """The same numbers over layer and training step, a row of heat maps for each run.
+
+    Args:
+        found: as `analyses.read` gives it.
+
+    Returns:
+        None if no run was looked at more than twice.
+    """
+    films = [(run, report) for run, report in found if len(report["moments"]) >= FILM]
+    if not films:
+        return None
+    figure = Figure(figsize=(10.5, 1.2 + 2.2 * len(films)), layout="constrained")
+    grid = figure.subplots(len(films), len(FILMED), squeeze=False, sharex="row", sharey="row")
+    for column, place in zip(grid.T, FILMED, strict=True):
+        title, unit, value, logarithmic, _ = PANELS[place]
+        tables = [
+            np.array([[value(row) for row in moment["layers"]] for moment in report["moments"]]).T
+            for _, report in films
+        ]
+        scale = _scale(tables, logarithmic)
+        image: Any = None
+        for axes, (_, report), table in zip(column, films, tables, strict=True):
+            steps = np.array([moment["step"] for moment in report["moments"]])
+            layers = np.arange(1, len(table) + 1)
+            image = axes.pcolormesh(
+                steps, layers, table, norm=scale, cmap="cividis", shading="nearest", rasterized=True
+            )
+            axes.set_facecolor("0.85")  # where nothing was noted
+        column[0].set_title(title, fontsize=10)
+        column[-1].set_xlabel("training step")
+        bar = figure.colorbar(image, ax=list(column), location="bottom", label=unit, aspect=25)
+        bar.ax.xaxis.set_minor_formatter(NullFormatter())  # within one decade they overlap
+    for (run, _), axes in zip(films, grid[:, 0], strict=True):
+        axes.set_ylabel(f"{style.plain_text(f'{run.net}, seed {run.seed}')}\nlayer, from the stem")
+    reports = [report for _, report in films]
+    facts = note(reports, "{examples:,} {split} images at once", "grey: ReLU does not follow BN")
+    figure.supxlabel(facts, x=0.01, ha="left", fontsize=6.5, color="0.35")
+    return figure
+
+
+def _scale(tables: list[np.ndarray], logarithmic: bool) -> Normalize:
+    """One for all runs, over what can be drawn."""
+    values = np.concatenate([table.ravel() for table in tables])
+    values = values[np.isfinite(values) & ((values > 0) | (not logarithmic))]
+    low, high = (values.min(), values.max()) if len(values) else (1.0, 1.0)
+    return (LogNorm if logarithmic else Normalize)(low, high)
+
+
+def _ends(moments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return moments if len(moments) < FILM else [moments[0], moments[-1]]
+
+
+def _look(moment: dict[str, Any]) -> dict[str, Any]:
     """Before the first step thin and dashed, later solid."""
-    return [
-        {"linestyle": "--", "linewidth": 0.9} if moment["step"] == 0 else {"linewidth": 1.6}
-        for moment in report["moments"]
-    ]
+    return {"linestyle": "--", "linewidth": 0.9} if moment["step"] == 0 else {"linewidth": 1.6}
 
 
 def _curve(

@@ -5,14 +5,14 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from clu import parameter_overview
 
 from resnet_jax import run_folder
-from resnet_jax.config import RunConfig, to_json
+from resnet_jax.config import RunConfig, records_signals, to_json
 from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
@@ -23,6 +23,7 @@ from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.final import final_report
 from resnet_jax.train.progress import TrainingProgress
 from resnet_jax.train.setup import Experiment
+from resnet_jax.train.state import TrainState
 
 LOG = logging.getLogger(__name__)
 
@@ -33,12 +34,27 @@ WITH_CHECKPOINT = "stopped on request, with a checkpoint"
 BEFORE_IT_BEGAN = "stopped on request, before its first step"
 
 
+class Recorder(Protocol):
+    """Looks at a run's state now and then, and writes what it sees."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether it wants to see the state after this step."""
+
+    def record(self, step: int, state: TrainState) -> None:
+        """Looks at it; the state is as checkpoints have it."""
+
+
+# Of a run's parts, its folder and the step at which this attempt begins.
+MakeRecorder = Callable[[Experiment, pathlib.Path, int], Recorder]
+
+
 def train(
     config: RunConfig,
     workdir: pathlib.Path,
     *,
     should_stop: Callable[[], bool] = lambda: False,
     examine: Callable[[Experiment, Callable[[], bool]], None] | None = None,
+    recorder: MakeRecorder | None = None,
 ) -> dict[str, Any]:
     """Trains the configured net, or goes on where an earlier attempt in `workdir` stopped.
 
@@ -49,6 +65,7 @@ def train(
             returns.
         examine: looks at the run's parts, and at whether it should stop, before anything is
             written; what it raises ends the run.
+        recorder: looks at the state while the run trains, if `log.signals_interval` asks for it.
 
     Returns:
         The last status, as in `status.json`: state is `completed`, `diverged` or `stopped`.
@@ -73,7 +90,7 @@ def train(
         }
     workdir.mkdir(parents=True, exist_ok=True)
     with run_folder.locked(workdir):
-        return Attempt(experiment, workdir, should_stop).finish()
+        return Attempt(experiment, workdir, should_stop, recorder).finish()
 
 
 class StopAsked(Exception):
@@ -87,6 +104,7 @@ class Attempt:
         experiment: the run's parts.
         workdir: the run's folder: new, or of an earlier attempt to go on with.
         should_stop: as in `train`.
+        recorder: as in `train`.
     """
 
     def __init__(
@@ -94,6 +112,7 @@ class Attempt:
         experiment: Experiment,
         workdir: pathlib.Path,
         should_stop: Callable[[], bool] = lambda: False,
+        recorder: MakeRecorder | None = None,
     ):
         self.should_stop = should_stop
         self.experiment, self.workdir = experiment, workdir
@@ -117,6 +136,8 @@ class Attempt:
         )
         # An attempt that only has the report left to do has no step of its own to measure.
         self.train_error = logged_error(workdir, self.start, "train")
+        wanted = recorder if records_signals(self.config) else None
+        self.recorder = wanted(experiment, workdir, self.start) if wanted else None
         self.predictions: dict[str, dict[str, np.ndarray]] = {}
         self.last_told = -math.inf
         self.last_beat = -math.inf
@@ -165,6 +186,7 @@ class Attempt:
         step = self.start
         try:
             self._look_if_cut_off()
+            self._record_signals(step)
             for first in range(self.start, train.steps, per_call):
                 examples = order.batches(first, per_call)
                 # The host prepares one call ahead, never more: a request to stop is about now.
@@ -180,6 +202,7 @@ class Attempt:
                     if diverged_at >= 0:
                         return run_folder.DIVERGED, diverged_at
                 self._look_and_save(step, last)
+                self._record_signals(step)
         except StopAsked:
             self._save(step, None, last=True)
             return run_folder.STOPPED, step
@@ -224,6 +247,11 @@ class Attempt:
         val_error = self._evaluate(step, last) if evaluate else None
         if save:
             self._save(step, val_error, last=last)
+
+    def _record_signals(self, step: int) -> None:
+        if self.recorder is not None and self.recorder.is_due(step):
+            with self.progress.paused():
+                self.recorder.record(step, self.experiment.to_save(self.state))
 
     def _look_if_cut_off(self) -> None:
         """Makes up for the evaluation in which an earlier attempt was stopped, and saved."""
