@@ -334,6 +334,7 @@ CORRECT = [
     {"shortcut_transform": "shortcut_only_gating", **PREACTIVATED},
     {"shortcut_transform": "dropout", "zero_padding": "both"},
     {"shortcut": "B", "batch_norm": "frozen"},
+    {"block": "basic", "auxiliary_weight": 0.3, "residual": False},
 ]
 
 

@@ -82,6 +82,8 @@ def published_parameters(config: ModelConfig, channels: int, num_classes: int) -
     """The published number of parameters of this net, or None if it is not a published one."""
     if (channels, num_classes, config.width, config.shortcut_transform) != (3, 10, 1, "identity"):
         return None
+    if config.auxiliary_weight:
+        return None
     if config.block == "basic" and config.activation_order == "original":
         option = "ABC".index(config.shortcut) if config.residual else 0
         return PARAMETERS.get(config.depth, (None,) * 3)[option]
@@ -140,11 +142,13 @@ def plain_parameters(config: ModelConfig, place: Place) -> int:
 
 
 def parameters_outside_blocks(config: ModelConfig, channels: int, num_classes: int) -> int:
-    """Parameters of stem and head, and of the last BN of a fully pre-activated net."""
+    """Parameters of stem and heads, and of the last BN of a fully pre-activated net."""
     blocks = places(config)
     first, last = blocks[0].in_width, blocks[-1].width
-    stem, head = 9 * channels * first + 2 * first, last * num_classes + num_classes
-    return stem + head + 2 * last * (config.activation_order == "full_preactivation")
+    widths = {place.stage: place.width for place in blocks}.values()
+    read = [width for width in widths if width == last or config.auxiliary_weight]
+    stem, heads = 9 * channels * first + 2 * first, sum((w + 1) * num_classes for w in read)
+    return stem + heads + 2 * last * (config.activation_order == "full_preactivation")
 
 
 def more_parameters(config: ModelConfig, place: Place) -> int:

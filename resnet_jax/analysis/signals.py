@@ -27,6 +27,7 @@ from resnet_jax.models.resnet import CifarResNet
 from resnet_jax.train import optimizer
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
+from resnet_jax.train.step import classified
 
 RESULT = "signals.json"
 # Images that a run looks at while it trains.
@@ -36,13 +37,17 @@ Moment = dict[str, Any]
 
 
 def recorder(
-    model: CifarResNet, tx: optax.GradientTransformationExtraArgs
+    model: CifarResNet,
+    tx: optax.GradientTransformationExtraArgs,
+    *,
+    auxiliary_weight: float = 0.0,
 ) -> Callable[..., Moment]:
     """A function that measures one step's signals, compiled once; it changes nothing.
 
     Args:
         model: the net, built for one device.
         tx: makes a gradient an update.
+        auxiliary_weight: of the losses of auxiliary heads, if the net has any.
 
     Returns:
         (params, stats, opt_state, images, labels, progress=0.0) -> moment: values as in training's
@@ -78,7 +83,7 @@ def recorder(
                 keys=keys,
                 progress=progress,
             )
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            logits, _, losses = classified(logits, labels, auxiliary_weight)
             return losses.mean(), (noted, (logits.argmax(-1) != labels).mean())
 
         (value, (noted, wrong)), gradients = jax.value_and_grad(loss, has_aux=True)(
@@ -143,7 +148,11 @@ class Recorder:
         self.about = trained.about("train", IMAGES)
         # A moment after the checkpoint belongs to steps that are made again.
         self.moments = [m for m in _kept(workdir, self.about) if m["step"] <= start]
-        self.measure = recorder(trained.model, optimizer.build(config.optimizer, self.steps))
+        self.measure = recorder(
+            trained.model,
+            optimizer.build(config.optimizer, self.steps),
+            auxiliary_weight=config.model.auxiliary_weight,
+        )
 
     def is_due(self, step: int) -> bool:
         """Whether a step's signals are wanted, and not yet known."""
@@ -190,7 +199,7 @@ def measure(trained: Trained, *, images: int, initial: bool) -> dict[str, Any]:
     config, state = trained.config, trained.experiment.state
     batch = trained.training_images(images)
     tx = optimizer.build(config.optimizer, config.train.steps)
-    signals = recorder(trained.model, tx)
+    signals = recorder(trained.model, tx, auxiliary_weight=config.model.auxiliary_weight)
     moments: list[Moment] = []
     if initial:
         first = registry.functional(trained.built())

@@ -79,6 +79,10 @@ class ModelConfig:
     # new running statistic = decay * old + (1 - decay) * batch; PyTorch calls 1 - decay "momentum".
     batch_norm_decay: float = _field(0.9, minimum=0, maximum=1)
     batch_norm_epsilon: float = _field(1e-5, minimum=0)
+    # Classifiers after stages 1 and 2 too, in training alone, so that gradient enters there
+    # (Szegedy et al. 2015, arXiv 1409.4842, Sec. 5, with 0.3): the loss that is descended is that
+    # of the head plus this times each of theirs; 0 for none. Logged losses are the head's.
+    auxiliary_weight: float = _field(0.0, minimum=0)
     dtype: str = _field("float32", allowed=("float32", "bfloat16", "float64"))
     # A PyTorch state dict (.safetensors or .pth) to start from; "" starts from He's initialisation.
     weights: str = _field("")

@@ -94,6 +94,19 @@ def convolution(
     )
 
 
+def classifier(in_width: int, classes: int, numerics: Numerics, rngs: nnx.Rngs) -> nnx.Linear:
+    """A fully connected layer that gives logits."""
+    return nnx.Linear(
+        in_width,
+        classes,
+        # He's formula for a layer that no ReLU follows: variance 1 / fan in.
+        kernel_init=nnx.initializers.variance_scaling(1.0, "fan_in", "normal"),
+        dtype=numerics.dtype,
+        param_dtype=numerics.param_dtype,
+        rngs=rngs,
+    )
+
+
 class BatchNorm(nnx.Module):
     """Batch normalisation with the running statistics of Caffe and PyTorch.
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from resnet_jax.config import ModelConfig, blocks_per_stage
 from resnet_jax.models.blocks import ORDERS, Block
-from resnet_jax.models.layers import BatchNorm, Numerics, convolution
+from resnet_jax.models.layers import BatchNorm, Numerics, classifier, convolution
 from resnet_jax.models.parts import HEAD, POOLING, Part, compose
 from resnet_jax.models.repeated import UNROLLED, Loop, Repetition, through
 
@@ -78,14 +78,12 @@ class CifarResNet(nnx.Module):
         final = ORDERS[config.activation_order].start
         self.final_norm = BatchNorm(in_width, numerics) if "BN" in final else None
         self.final_relu = "ReLU" in final
-        self.head = nnx.Linear(
-            in_width,
-            num_classes,
-            # He's formula for a layer that no ReLU follows: variance 1 / fan in.
-            kernel_init=nnx.initializers.variance_scaling(1.0, "fan_in", "normal"),
-            dtype=numerics.dtype,
-            param_dtype=numerics.param_dtype,
-            rngs=rngs,
+        self.head = classifier(in_width, num_classes, numerics, rngs)
+        # Drawn last, so that the net beside them has the weights that it has without them.
+        self.auxiliary_heads = nnx.List(
+            classifier(stage[-1].convs[-1].out_features, num_classes, numerics, rngs)
+            for stage in stages[:-1]
+            if config.auxiliary_weight
         )
         self.numerics = numerics
         self.repetition = repetition
@@ -116,13 +114,20 @@ class CifarResNet(nnx.Module):
                 net whose shortcuts are annealed needs it in training.
 
         Returns:
-            Logits [batch, classes], in float32 (float64 if the net is).
+            Logits [batch, classes], in float32 (float64 if the net is); in training, of a net with
+            auxiliary heads, [batch, heads, classes], its own head's first.
 
         Raises:
             ValueError: if keys or progress are needed and not given.
         """
-        x = self.features(x, train=train, keys=keys, progress=progress)
-        return compose(self._head_parts(), x)
+        parts = self._feature_parts(train=train, keys=keys, progress=progress)
+        logits = []
+        heads = iter(self.auxiliary_heads if train else ())
+        for part in (*parts, *self._head_parts()):
+            x = part.run(x)
+            if part.name.startswith("stage") and (head := next(heads, None)):
+                logits.append(head(nnx.relu(x).mean((1, 2))).astype(self.numerics.param_dtype))
+        return jnp.stack([x, *logits], 1) if logits else x
 
     def features(
         self,

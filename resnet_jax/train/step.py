@@ -30,6 +30,7 @@ def train_step(
     keys: jax.Array | None = None,
     progress: jax.Array | None = None,
     class_weights: jax.Array | None = None,
+    auxiliary_weight: float = 0.0,
 ) -> TrainState:
     """Updates the state with one batch, of which each device sees its share.
 
@@ -43,6 +44,7 @@ def train_step(
         progress: share of the run's steps that is done, for annealing.
         class_weights: float [classes]; the loss that is descended is then sum(w l) / sum(w) over
             the whole batch, as `torch.nn.CrossEntropyLoss(weight)` has it.
+        auxiliary_weight: of the losses of auxiliary heads, if the net has any.
 
     Returns:
         The next state, the same on every device; `window` holds this step alone, its loss and
@@ -52,13 +54,13 @@ def train_step(
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
         logits, stats = apply(params, state.stats, images, True, keys=keys, progress=progress)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        logits, losses, descended = classified(logits, labels, auxiliary_weight)
         if class_weights is None:
-            return losses.mean(), (losses, logits, stats)
+            return descended.mean(), (losses, logits, stats)
         weights = class_weights[labels].astype(losses.dtype)
         # Devices' shares differ in weight: each is divided by the mean over all of them, so that
         # the mean of the devices' losses is the weighted mean of the whole batch.
-        loss = (weights * losses).mean() / lax.pmean(weights.mean(), AXIS)
+        loss = (weights * descended).mean() / lax.pmean(weights.mean(), AXIS)
         return loss, (losses, logits, stats)
 
     (_, (losses, logits, stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
@@ -83,6 +85,29 @@ def train_step(
     params, stats, opt_state = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
     first = jnp.where(finite | (state.first_nonfinite_step >= 0), state.first_nonfinite_step, step)
     return TrainState(step, params, stats, opt_state, Window.of_step(metrics, norm), first)
+
+
+def classified(
+    logits: jax.Array, labels: jax.Array, auxiliary_weight: float = 0.0
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Cross-entropy of a net's output in training.
+
+    Args:
+        logits: [batch, classes], or [batch, heads, classes] with auxiliary heads.
+        labels: int [batch].
+        auxiliary_weight: of these heads' losses.
+
+    Returns:
+        The net's own logits [batch, classes], their losses [batch], and the losses that are
+        descended [batch].
+    """
+    if logits.ndim == 2:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return logits, losses, losses
+    every = jnp.broadcast_to(labels[:, None], logits.shape[:2])
+    all_losses = optax.softmax_cross_entropy_with_integer_labels(logits, every)
+    own, auxiliary = all_losses[:, 0], all_losses[:, 1:]
+    return logits[:, 0], own, own + auxiliary_weight * auxiliary.sum(1)
 
 
 def dropout_keys(key: jax.Array, examples: jax.Array) -> jax.Array:
@@ -129,6 +154,7 @@ def training_program(
             keys=dropout_keys(key, examples),
             progress=progress_at(state.step, config.train.steps),
             class_weights=arrays.get("class_weights"),
+            auxiliary_weight=config.model.auxiliary_weight,
         )
         logged = state.step % config.log.interval == 0
         return dataclasses.replace(new, window=state.window.add(new.window, restart=logged))
