@@ -25,6 +25,7 @@ ALLOWED = {
     "metrics": {"config", "run_folder", "errors"},
     "train": {"data", "models", "metrics", "native", "parallel", "environment"} | BASE,
     "analysis": {"models", "config", "native", "errors"},
+    "analysis/landscape.py": {"command"} | BASE,
     "analysis/lesion.py": {"command"} | BASE,
     "analysis/signals.py": {"models", "train", "command"} | BASE,
     "analysis/trained.py": {"data", "models", "train"} | BASE,
