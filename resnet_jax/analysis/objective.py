@@ -7,10 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
+from resnet_jax.analysis import recorders
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry
+from resnet_jax.models.layers import BatchNorm
 from resnet_jax.models.resnet import CifarResNet
 
 # Statistics by which batch norms normalise: the checkpoint's, or those of each batch.
@@ -24,7 +27,7 @@ class Objective:
 
     Attributes:
         loss_and_error: (params, images, labels) -> mean cross-entropy in nats and error in percent
-            of one batch; error is NaN where a logit is not finite.
+            of one batch; NaN if a batch norm or a logit is not finite.
         params: of the net.
         batches: (images, labels) each; all of one size, so that the mean over batches is that over
             images.
@@ -44,6 +47,34 @@ class Objective:
         return self.loss_and_error(params, images, labels)[0]
 
 
+class WatchedNorm(BatchNorm):
+    """A batch norm that notes whether what it makes is finite; its parameters stand as before.
+
+    Compiled for CPUs, ReLU can make 0 of NaN, and a net whose activations overflow would end in a
+    small loss.
+    """
+
+    def __init__(self, norm: BatchNorm):
+        self.scale, self.bias, self.mean, self.variance = (
+            norm.scale,
+            norm.bias,
+            norm.mean,
+            norm.variance,
+        )
+        self.numerics = norm.numerics
+        self.finite = recorders.Noted(jnp.ones((), norm.numerics.param_dtype))
+
+    def __call__(
+        self, x: jax.Array, *, train: bool, relu: bool = False, added: jax.Array | None = None
+    ) -> jax.Array:
+        """As `BatchNorm`."""
+        y = super().__call__(x, train=train)
+        if added is not None:
+            y = y + added
+        self.finite[...] = jnp.isfinite(y).all().astype(self.finite[...].dtype)
+        return nnx.relu(y) if relu else y
+
+
 def of(
     model: CifarResNet, images: jax.Array, labels: jax.Array, *, batch_norm: str = "running"
 ) -> Objective:
@@ -57,15 +88,23 @@ def of(
         labels: int [examples].
         batch_norm: 'running', as in evaluation, or 'batch', as in training.
     """
-    net = registry.functional(model)
+    net = registry.functional(recorders.with_norms(model, WatchedNorm))
     train = batch_norm == "batch"
 
     def loss_and_error(params: Any, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, _ = net.apply(params, net.stats, x, train)
+        logits, stats = net.apply(params, net.stats, x, train)
+        notes = [
+            note
+            for path, note in jax.tree_util.tree_leaves_with_path(stats)
+            if path[-1].key == "finite"
+        ]
+        is_finite = jnp.isfinite(logits).all() & (jnp.stack(notes) > 0).all()
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
         wrong = (logits.argmax(-1).astype(y.dtype) != y).astype(losses.dtype)
-        error = jnp.where(jnp.isfinite(logits).all(), 100 * wrong.mean(), jnp.nan)
-        return losses.mean(), error
+        loss, error = (
+            jnp.where(is_finite, mean, jnp.nan) for mean in (losses.mean(), 100 * wrong.mean())
+        )
+        return loss, error
 
     parts = -(-len(labels) // BATCH)
     size = len(labels) // parts
