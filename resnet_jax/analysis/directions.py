@@ -28,7 +28,7 @@ def raw(params: Any, *, seed: int, number: int) -> Any:
     def draw(path: Any, value: Any) -> np.ndarray:
         place = "/".join(str(key.key) for key in path)
         dice = np.random.RandomState([seed, number, zlib.crc32(place.encode())])
-        return dice.standard_normal(value.shape)
+        return np.asarray(dice.standard_normal(value.shape))
 
     return jax.tree_util.tree_map_with_path(draw, params)
 
@@ -53,7 +53,7 @@ def filter_normalised(direction: Any, params: Any) -> Any:
             return np.zeros_like(weights)
         own, its = (_filter_norms(np.asarray(array, np.float64)) for array in (weights, drawn))
         factor = np.divide(own, its, out=np.zeros_like(own), where=its > 0)
-        return (np.asarray(drawn) * factor).astype(weights.dtype)
+        return np.asarray(drawn * factor, weights.dtype)
 
     return jax.tree.map(scaled, direction, params)
 

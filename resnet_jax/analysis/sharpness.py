@@ -44,10 +44,8 @@ class Hessian:
         self.size, self.products = flat.size, 0
         self._flat, self._batches = flat, batches
 
-        def product(at: jax.Array, vector: jax.Array, *batch: Any) -> jax.Array:
-            def gradient(at: jax.Array) -> jax.Array:
-                return jax.grad(lambda at: loss(unravel(at), *batch))(at)
-
+        def product(at: jax.Array, vector: jax.Array, *batch: Any) -> Any:
+            gradient = jax.grad(lambda flat: loss(unravel(flat), *batch))
             return jax.jvp(gradient, (at,), (vector,))[1]
 
         self._product = jax.jit(product)

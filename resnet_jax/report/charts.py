@@ -7,13 +7,29 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from resnet_jax.report import analyses, figures, groups, lesions, records, signals, style
+from resnet_jax.report import (
+    analyses,
+    figures,
+    groups,
+    landscapes,
+    lesions,
+    records,
+    signals,
+    style,
+)
 from resnet_jax.report.groups import Group
 from resnet_jax.report.sweep import Sweep
 
 RATE = "optimizer.learning_rate"
 # Figures that an HTML report has no interactive counterpart of.
-GRIDS = ("variants", "learning_rate_by_depth", "shortcut_strength", "lesions", "signals")
+GRIDS = (
+    "variants",
+    "learning_rate_by_depth",
+    "shortcut_strength",
+    "lesions",
+    "signals",
+    "landscapes",
+)
 # H = F + s x: s = 1 is a residual net, s = 0 a plain one.
 STRENGTH = "model.shortcut_scale"
 
@@ -37,7 +53,8 @@ def draw_all(sweep: Sweep) -> Iterator[tuple[str, Figure]]:
         yield "learning_rate_by_depth", learning_rate_by_depth(sweep)
     if len({strength(group) for group in sweep.groups} - {None}) > 2:
         yield "shortcut_strength", shortcut_strength(sweep)
-    for name, kind in (("lesions", lesions), ("signals", signals)):
+    kinds = (("lesions", lesions), ("signals", signals), ("landscapes", landscapes))
+    for name, kind in kinds:
         found = analyses.read(sweep, kind.FILE)
         if found:
             yield name, kind.draw(found)

@@ -1,0 +1,156 @@
+"""The figure of loss landscapes: what `resnet_jax.analysis.landscape` found in runs."""
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from resnet_jax.report import style
+from resnet_jax.report.analyses import Found, note
+
+FILE = "landscape.json"
+BATCH_NORM = {"running": "running statistics", "batch": "the batch's statistics"}
+COLUMNS = 3
+# Colours end here: what is lost further off is as good as infinite, and shades are few.
+LOWEST, HIGHEST = 1e-4, 1e4
+# Below this, eigenvalues of either sign share one linear part of the axis.
+LINEAR = 1.0
+
+
+def draw(found: Found) -> Figure:
+    """Loss on a line and a plane of random directions (Li et al. 2018, Fig. 5), and eigenvalues.
+
+    All nets share axes, levels and colours.
+
+    Args:
+        found: as `analyses.read` gives it.
+    """
+    planes = [(run, report) for run, report in found if "plane" in report]
+    rows = -(-len(planes) // COLUMNS)
+    figure = Figure(figsize=(10.5, 4.2 + 3.4 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, COLUMNS)
+    loss, error, eigenvalues = (figure.add_subplot(grid[0, i]) for i in range(COLUMNS))
+    handles = []
+    for (run, report), colour in zip(found, style.COLOURS, strict=False):
+        marker = "o" if run.family == "residual" else "s"
+        dashes = "-" if run.family == "residual" else "--"
+        look: dict[str, Any] = {"color": colour, "linewidth": 1.4, "linestyle": dashes}
+        for axes, kind in ((loss, "loss"), (error, "error")):
+            line = report["line"]
+            axes.plot(line["at"], _numbers(line[kind]), **look)
+        _eigenvalues(eigenvalues, report, {"color": colour, "marker": marker})
+        label = f"{run.net}, seed {run.seed}: loss {_short(report['loss'])}"
+        handles.append(Line2D([], [], label=style.plain_text(label), marker=marker, **look))
+    reach = max(report["line"]["at"][-1] for _, report in found)
+    for axes, unit in ((loss, "training loss (nats)"), (error, "training error (%)")):
+        style.clean(axes, ylabel=unit)
+        axes.set_xlim(-reach, reach)
+        axes.set_xlabel("distance along the first direction", fontsize=9)
+        axes.set_title("on a line", fontsize=10)
+    loss.set_yscale("log")
+    error.set_ylim(0, 100)
+    _label_eigenvalues(eigenvalues)
+    _planes(figure, grid, planes)
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+        title=_told([report for _, report in found]),
+        title_fontsize=7,
+    )
+    return figure
+
+
+def levels(found: Found) -> np.ndarray:
+    """Where the contours of all planes lie: two a decade, around all losses that have a place."""
+    losses = np.concatenate([_numbers(report["plane"]["loss"]).ravel() for _, report in found])
+    shown = np.clip(losses[np.isfinite(losses)], LOWEST, HIGHEST)
+    low, high = (math.log10(end) for end in (shown.min(), shown.max()))
+    ends = math.floor(2 * low), max(math.ceil(2 * high), math.floor(2 * low) + 2)
+    return np.asarray(10.0 ** (np.arange(ends[0], ends[1] + 1) / 2))
+
+
+def _planes(figure: Figure, grid: Any, found: Found) -> None:
+    if not any(np.isfinite(_numbers(report["plane"]["loss"])).any() for _, report in found):
+        return
+    steps, drawn = levels(found), []
+    reach = max(report["plane"]["at"][-1] for _, report in found)
+    norm = BoundaryNorm(steps, 256)
+    for i, (run, report) in enumerate(found):
+        axes = figure.add_subplot(grid[1 + i // COLUMNS, i % COLUMNS])
+        drawn.append(axes)
+        at, losses = report["plane"]["at"], _numbers(report["plane"]["loss"])
+        # What is no number is left out, and the hatched ground is seen.
+        axes.patch.set(hatch="///", facecolor="0.9", edgecolor="0.6")
+        # Interpolated in the logarithm: between 0.001 and 1000 a straight line shows 1000 alone.
+        values = np.ma.masked_invalid(np.log10(np.clip(losses, steps[0], steps[-1])))
+        logs = np.log10(steps)
+        axes.contourf(at, at, values, logs, cmap="cividis", norm=BoundaryNorm(logs, 256))
+        axes.contour(at, at, values, logs, colors="white", linewidths=0.4, alpha=0.7)
+        axes.plot(0, 0, "+", color="white", markersize=7)
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+        axes.set_xlabel("first direction", fontsize=9)
+        axes.set_ylabel("second direction" if i % COLUMNS == 0 else "", fontsize=9)
+        axes.set_title(style.plain_text(f"{run.net}, seed {run.seed}"), fontsize=10)
+    bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=drawn, ticks=steps[_decades(steps)])
+    bar.ax.set_yticklabels([f"{step:g}" for step in steps[_decades(steps)]])
+    bar.set_label("training loss (nats); ends: and beyond", fontsize=9)
+
+
+def _decades(steps: np.ndarray) -> np.ndarray:
+    exponents = np.log10(steps)
+    return np.asarray(np.isclose(exponents, np.round(exponents)))
+
+
+def _eigenvalues(axes: Axes, report: dict[str, Any], look: dict[str, Any]) -> None:
+    found = report.get("sharpness")
+    if not found:
+        return
+    rows = found["eigenvalues"]
+    look = {**look, "markersize": 5, "capsize": 2}
+    values, errors = ([row[key] for row in rows] for key in ("value", "residual"))
+    axes.errorbar(range(1, len(rows) + 1), values, errors, linewidth=1, **look)
+    if found["lowest"]:
+        low = found["lowest"]
+        how = {**look, "markerfacecolor": "none", "linewidth": 0}
+        axes.errorbar([len(rows) + 1], [low["value"]], [low["residual"]], elinewidth=1, **how)
+
+
+def _label_eigenvalues(axes: Axes) -> None:
+    style.clean(axes, ylabel="eigenvalue")
+    axes.set_title("Hessian at the trained net", fontsize=10)
+    axes.set_xlabel("largest first; hollow: the lowest", fontsize=9)
+    axes.set_yscale("symlog", linthresh=LINEAR)
+    axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not axes.containers:
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, color="0.4")
+
+
+def _told(reports: list[dict[str, Any]]) -> str:
+    """Where the numbers come from, and by which statistics the nets normalised."""
+    named = [{**r, "norm": BATCH_NORM.get(r["batch_norm"], r["batch_norm"])} for r in reports]
+    return note(
+        named,
+        "BN: {norm}",
+        "{examples:,} {split} images, not augmented",
+        "step {step:,}",
+        "directions of seed {directions[seed]}; 1 is as long as the weights",
+    )
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """JSON has no NaN."""
+    return np.array(values, dtype=object).astype(float)
+
+
+def _short(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.2g}"
