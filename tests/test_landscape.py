@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -38,6 +39,12 @@ def net(**model):
     params = jax.tree_util.tree_map_with_path(not_kernels, found.params)
     registry.update(built, params, jax.tree_util.tree_map_with_path(drawn, found.stats))
     return built
+
+
+@functools.cache
+def one_net():
+    """For tests that change nothing of it."""
+    return net()
 
 
 def leaves(tree):
@@ -168,10 +175,9 @@ def test_each_seed_number_and_place_has_a_draw_of_its_own():
     np.testing.assert_array_equal(flat(again), flat(drawn[0]))
 
 
-@pytest.mark.parametrize("batch_norm", objective.BATCH_NORM)
-def test_second_derivatives_of_the_line_are_those_of_the_hessian(float64, batch_norm):
+def test_second_derivatives_of_the_line_are_those_of_the_hessian(float64):
     model = net(dtype="float64")
-    target = objective.of(model, jnp.asarray(IMAGES[:4]), LABELS[:4], batch_norm=batch_norm)
+    target = objective.of(model, jnp.asarray(IMAGES[:4]), LABELS[:4], batch_norm="batch")
     first, second = (directions.random(target.params, seed=0, number=i) for i in (0, 1))
     surface = landscape.Surface(target, first, second)
     step = 2e-6  # so short that no ReLU opens or closes on the way
@@ -194,13 +200,12 @@ def rescaled(model, factor):
     return model
 
 
-@pytest.mark.parametrize("batch_norm", objective.BATCH_NORM)
-def test_filter_normalised_curvature_is_that_of_the_function_and_raw_is_not(float64, batch_norm):
+def test_filter_normalised_curvature_is_that_of_the_function_and_raw_is_not(float64):
     # Dinh et al. 2017, Sec. 3: BN makes filters' lengths meaningless, and the Hessian knows them.
     exact = {"dtype": "float64", "batch_norm_epsilon": 0.0}
     found = []
     for model in (net(**exact), rescaled(net(**exact), 0.1)):
-        target = objective.of(model, jnp.asarray(IMAGES), LABELS, batch_norm=batch_norm)
+        target = objective.of(model, jnp.asarray(IMAGES), LABELS)
         hessian = sharpness.Hessian(target.loss, target.params, target.batches)
         own = directions.random(target.params, seed=0, number=0)
         unscaled = directions.raw(target.params, seed=0, number=0)
@@ -211,7 +216,7 @@ def test_filter_normalised_curvature_is_that_of_the_function_and_raw_is_not(floa
 
 
 def test_all_points_are_one_program_and_the_line_is_the_planes_axis():
-    target = objective.of(net(), jnp.float32(IMAGES), LABELS)
+    target = objective.of(one_net(), jnp.float32(IMAGES), LABELS)
     first, second = (directions.random(target.params, seed=0, number=i) for i in (0, 1))
     traces = []
 
@@ -236,7 +241,7 @@ def test_all_points_are_one_program_and_the_line_is_the_planes_axis():
 
 
 def test_far_off_a_loss_may_be_no_number_and_then_the_error_is_none(tmp_path):
-    target = objective.of(net(), jnp.float32(IMAGES), LABELS)
+    target = objective.of(one_net(), jnp.float32(IMAGES), LABELS)
     own = directions.random(target.params, seed=0, number=0)
     huge = jax.tree.map(lambda w: 1e30 * jnp.asarray(w), own)
     found = landscape.line(landscape.Surface(target, huge, huge), radius=1.0, points=3)
@@ -253,7 +258,7 @@ def test_far_off_a_loss_may_be_no_number_and_then_the_error_is_none(tmp_path):
 )
 def test_images_are_divided_into_batches_of_one_size(count, sizes):
     images = jnp.arange(count, dtype=jnp.float32).reshape(-1, 1, 1, 1)
-    target = objective.of(net(), images, jnp.arange(count))
+    target = objective.of(one_net(), images, jnp.arange(count))
     assert [len(labels) for _, labels in target.batches] == sizes
     assert target.examples == sum(sizes)
     for pixels, labels in target.batches:
@@ -334,36 +339,34 @@ def command(*flags):
 
 
 def test_the_command_writes_what_it_found_into_the_runs_folder(run):
-    done = command(f"--workdir={run}", "--points=3", "--images=40", "--seed=7")
+    done = command(f"--workdir={run}", "--points=3", "--images=40", "--seed=7", "--nosharpness")
     assert done.returncode == 0, done.stderr
     found = json.loads((run / run_folder.ANALYSIS / landscape.RESULT).read_text())
     assert found["examples"] == 40 and found["commit"] and found["directions"]["seed"] == 7
     assert np.shape(found["plane"]["loss"]) == (3, 3) and len(found["line"]["at"]) == 9
-    curved = found["sharpness"]
-    values = [row["value"] for row in curved["eigenvalues"]]
+    assert f"loss {found['loss']:.3g}" in done.stdout and str(run) in done.stdout
+
+
+def test_curvatures_lie_between_the_extreme_eigenvalues(run):
+    how = HOW | {"images": 8, "seed": 7}
+    found = landscape.measure(Trained.load(run), **how, with_plane=False)["sharpness"]
+    values = [row["value"] for row in found["eigenvalues"]]
     assert len(values) == 5 and values == sorted(values, reverse=True) and values[0] > 0
-    assert curved["lowest"]["value"] < values[-1]
-    # Rayleigh quotients lie between the extreme eigenvalues.
-    trained = Trained.load(run)
-    sizes = [
-        np.linalg.norm(flat(directions.random(trained.experiment.state.params, seed=7, number=i)))
-        for i in (0, 1)
-    ]
-    for curvature, size in zip(curved["curvatures"], sizes, strict=False):
-        assert curved["lowest"]["value"] < curvature / size**2 < values[0]
-    assert f"{values[0]:.3g}" in done.stdout and str(run) in done.stdout
+    assert found["lowest"]["value"] < values[-1]
+    assert all(row["residual"] < 2e-3 * values[0] for row in found["eigenvalues"])
+    params = Trained.load(run).experiment.state.params
+    for number, curvature in enumerate(found["curvatures"]):
+        length = np.linalg.norm(flat(directions.random(params, seed=7, number=number)))
+        assert found["lowest"]["value"] < curvature / length**2 < values[0]
+    assert len(found["curvatures"]) == sharpness.PROBES
+    assert f"largest eigenvalue {values[0]:.3g}" in landscape._told(found)
+    nothing = {"eigenvalues": [], "lowest": None, "products": 1}
+    assert "largest eigenvalue not found" in landscape._told(nothing)
 
 
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        ((), "--workdir is missing"),
-        (("--workdir=/nowhere/at/all", "--points=24"), "--points=24 leaves the trained net out"),
-    ],
-)
-def test_bad_input_is_told_in_one_line(flags, said):
-    done = command(*flags)
-    assert done.returncode == 2 and said in done.stderr
+def test_bad_input_is_told_in_one_line():
+    done = command("--workdir=/nowhere/at/all", "--points=24")  # before anything is loaded
+    assert done.returncode == 2 and "--points=24 leaves the trained net out" in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 1
 
 

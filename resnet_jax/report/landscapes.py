@@ -148,7 +148,8 @@ def _linear_part(axes: Axes) -> float:
     sizes = np.concatenate([*values, np.zeros(1)])
     sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
     if not len(sizes):
-        axes.text(0.5, 0.6, "not measured", ha="center", transform=axes.transAxes, color="0.4")
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, color="0.4")
+        axes.tick_params(labelleft=False, labelbottom=False)
         return 1.0
     return float(10.0 ** math.floor(math.log10(max(sizes.min(), 1e-3 * sizes.max()))))
 
