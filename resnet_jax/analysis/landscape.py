@@ -33,8 +33,8 @@ FINER = 4
 class Surface:
     """Loss and error of a net that is moved along two directions, by one compiled program.
 
-    One call a point: a loop over points inside the program, or a batch of them, is no quicker on
-    CPU (ResNet-56, forward: 0.16, 0.17 and 0.16 s for 128 images) and needs more memory.
+    One call a point: on CPU a loop over points inside the program, or a batch of them, is no
+    quicker (ResNet-56, 128 images: 0.16 s a point, 0.17 and 0.16; docs/landscape.md).
 
     Args:
         objective: the net's loss.
