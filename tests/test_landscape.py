@@ -152,6 +152,8 @@ def test_a_filter_of_zeros_does_not_move():
     params = {"kernel": np.stack([np.zeros(5), np.ones(5)], axis=1)}
     moved = directions.random(params, seed=0, number=0)["kernel"]
     assert not moved[:, 0].any() and np.linalg.norm(moved[:, 1]) == pytest.approx(5**0.5)
+    still = directions.filter_normalised({"kernel": np.zeros((5, 2))}, params)["kernel"]
+    assert not still.any()
 
 
 def test_a_plain_net_and_its_option_a_twin_draw_the_same():

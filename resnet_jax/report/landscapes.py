@@ -9,7 +9,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
 from resnet_jax.report import style
 from resnet_jax.report.analyses import Found, note
@@ -47,11 +46,12 @@ def draw(found: Found) -> Figure:
             dots: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5}
             _eigenvalues(eigenvalues, report["sharpness"], dots)
             values = _numbers(report["sharpness"]["curvatures"])
-            curvatures.plot(np.full(len(values), place), values, linewidth=0, **dots)
+            beside = place + np.linspace(-0.25, 0.25, len(values))
+            curvatures.plot(beside, values, linewidth=0, **dots)
         label = f"{run.net}, seed {run.seed}: loss {_short(report['loss'])}"
         handles.append(Line2D([], [], label=style.plain_text(label), marker=marker, **look))
     _label_lines(loss, error, max(report["line"]["at"][-1] for _, report in found))
-    _label_curvature(eigenvalues, curvatures, len(found))
+    _label_curvature(eigenvalues, curvatures, [report for _, report in found])
     if rows:
         _planes(figure, grid[1].subgridspec(rows, columns), planes)
     figure.legend(
@@ -91,7 +91,7 @@ def _planes(figure: Figure, grid: Any, found: Found) -> None:
         values = np.ma.masked_invalid(np.log10(np.clip(losses, steps[0], steps[-1])))
         logs = np.log10(steps)
         axes.contourf(at, at, values, logs, cmap="cividis", norm=BoundaryNorm(logs, 256))
-        axes.contour(at, at, values, logs, colors="white", linewidths=0.4, alpha=0.7)
+        axes.contour(at, at, values, logs, colors="white", linewidths=0.4, linestyles="solid")
         axes.plot(0, 0, "+", color="white", markersize=7)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         axes.set_xlabel("first direction", fontsize=9)
@@ -108,13 +108,11 @@ def _decades(steps: np.ndarray) -> np.ndarray:
 
 
 def _eigenvalues(axes: Axes, found: dict[str, Any], look: dict[str, Any]) -> None:
-    rows = found["eigenvalues"]
-    values, errors = ([row[key] for row in rows] for key in ("value", "residual"))
-    axes.errorbar(range(1, len(rows) + 1), values, errors, linewidth=1, capsize=2, **look)
+    values = [row["value"] for row in found["eigenvalues"]]
+    axes.plot(range(1, len(values) + 1), values, linewidth=1, **look)
     if found["lowest"]:
-        low = found["lowest"]
-        how = {**look, "capsize": 2, "markerfacecolor": "none", "linewidth": 0}
-        axes.errorbar([len(rows) + 1], [low["value"]], [low["residual"]], elinewidth=1, **how)
+        low = found["lowest"]["value"]
+        axes.plot(len(values) + 1, low, markerfacecolor="none", linewidth=0, **look)
 
 
 def _label_lines(loss: Axes, error: Axes, reach: float) -> None:
@@ -127,7 +125,7 @@ def _label_lines(loss: Axes, error: Axes, reach: float) -> None:
     error.set_ylim(0, 100)
 
 
-def _label_curvature(eigenvalues: Axes, curvatures: Axes, nets: int) -> None:
+def _label_curvature(eigenvalues: Axes, curvatures: Axes, reports: list[dict[str, Any]]) -> None:
     for axes, title, label in (
         (eigenvalues, "eigenvalues of the Hessian", "largest first; hollow: the lowest"),
         (curvatures, "curvature along directions", "filter-normalised, at random"),
@@ -135,23 +133,34 @@ def _label_curvature(eigenvalues: Axes, curvatures: Axes, nets: int) -> None:
         style.clean(axes, ylabel="")
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(label, fontsize=9)
-        axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_yscale("symlog", linthresh=_linear_part(axes))
+        _scale(axes)
+    known = [len(r["sharpness"]["eigenvalues"]) for r in reports if "sharpness" in r]
+    eigenvalues.set_xticks(range(1, max(known, default=0) + 1))
     curvatures.set_xticks([])
-    curvatures.set_xlim(-0.5, nets - 0.5)
+    curvatures.set_xlim(-0.5, len(reports) - 0.5)
 
 
-def _linear_part(axes: Axes) -> float:
-    """Up to where an axis that has values of either sign is linear: about the smallest of them."""
-    values = [np.abs(np.asarray(line.get_ydata(), float)) for line in axes.lines]
-    sizes = np.concatenate([*values, np.zeros(1)])
-    sizes = sizes[np.isfinite(sizes) & (sizes > 0)]
+def _scale(axes: Axes) -> None:
+    """A logarithmic axis; if not all values are above 0, with a linear part about 0."""
+    drawn = [np.asarray(line.get_ydata(), float) for line in axes.lines]
+    values = np.concatenate([*drawn, np.zeros(0)])
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)])
     if not len(sizes):
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, color="0.4")
         axes.tick_params(labelleft=False, labelbottom=False)
-        return 1.0
-    return float(10.0 ** math.floor(math.log10(max(sizes.min(), 1e-3 * sizes.max()))))
+        return
+    # Of a value far below the others no more is to be seen than that it is small.
+    smallest = max(float(sizes.min()), 1e-3 * float(sizes.max()))
+    low, high = math.floor(math.log10(smallest)), math.ceil(math.log10(sizes.max()))
+    ends = [10.0**low, 10.0 ** max(high, low + 1)]
+    if np.nanmin(values) > 0:
+        axes.set_yscale("log")
+    else:
+        axes.set_yscale("symlog", linthresh=ends[0])
+        axes.axhline(0, color="0.6", linewidth=0.8, zorder=0)
+        lowest = -np.nanmin(values) / ends[0]
+        ends[0] *= -(10.0 ** math.ceil(math.log10(max(lowest, 1.0))))
+    axes.set_ylim(*ends)
 
 
 def _told(reports: list[dict[str, Any]]) -> str:
