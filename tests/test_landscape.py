@@ -67,7 +67,7 @@ def quadratic(params, matrix):
 
 
 def hessian_of(*matrices):
-    params = {"a": jnp.ones((3, 4)), "b": jnp.zeros(8)}
+    params = {"a": jnp.ones((3, 4)), "b": jnp.zeros(len(matrices[0]) - 12)}
     return sharpness.Hessian(quadratic, params, [(jnp.asarray(m),) for m in matrices])
 
 
@@ -81,6 +81,15 @@ def test_eigenvalues_of_a_quadratic_are_its_matrixs(float64):
     assert all(0 <= row["residual"] <= 1e-3 * row["value"] for row in found)
     bottom = sharpness.lowest(hessian, top=50.0, seed=0)
     assert bottom["value"] == pytest.approx(-3, abs=1e-3) and bottom["residual"] < 0.06
+
+
+def test_an_eigenvalue_is_at_most_its_residual_away(float64, monkeypatch):
+    monkeypatch.setattr(sharpness, "TOLERANCE", 0.2)
+    spectrum = np.square(np.arange(1, 81.0))
+    hessian = hessian_of(random_symmetric(spectrum))
+    for row in sharpness.largest(hessian, 3, seed=0):
+        distance = np.abs(spectrum - row["value"]).min()
+        assert distance <= row["residual"] < 0.2 * row["value"] and row["residual"] > 1e-6
 
 
 def test_products_are_means_over_batches_and_counted(float64):
@@ -272,7 +281,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "r8"
     config = validate(
         {
-            "model": {"depth": 8},
+            "model": {"depth": 8, "width": 0.5},
             "data": {"name": "digits", "crop_padding": 0, "flip": False},
             "train": {"steps": 20, "batch_size": 32, "eval_interval": 20},
             "optimizer": {"learning_rate": 0.05, "milestones": (), "warmup": "none"},

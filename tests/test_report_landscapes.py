@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from resnet_jax import run_folder
 from resnet_jax.report import charts, landscapes, outputs, style, sweep
@@ -94,6 +95,22 @@ def test_twins_share_axes_levels_and_colours(tmp_path):
         low, high = axes.get_ylim()
         assert all(low <= y <= high for line in axes.lines for y in line.get_ydata())
     assert 'alt="landscapes"' in outputs.write_report(tmp_path).html.read_text()
+
+
+def test_the_second_direction_goes_up(tmp_path, monkeypatch):
+    write(make_run(tmp_path, "ResNet-14", 0), report())
+    drawn_values, own = [], Axes.contourf
+
+    def kept(axes, *args, **how):
+        drawn_values.append(args)
+        return own(axes, *args, **how)
+
+    monkeypatch.setattr(Axes, "contourf", kept)
+    drawn(tmp_path)
+    ((x, y, values, _),) = drawn_values
+    assert list(x) == list(y) == AT
+    np.testing.assert_allclose(10.0 ** values[1], [3, 0.01, 2])  # a row is a step of the second
+    assert values.mask[0, 2] and values.mask.sum() == 1
 
 
 def test_levels_enclose_what_has_a_colour_and_end_where_losses_are_as_good_as_infinite():

@@ -34,8 +34,8 @@ def draw(found: Found) -> Figure:
     figure = Figure(figsize=(11.5, 3.8 + 3.8 * rows), layout="constrained")
     heights = [3.0, 3.8 * rows][: 1 + bool(rows)]
     grid = figure.add_gridspec(len(heights), 1, height_ratios=heights)
-    panels = grid[0].subgridspec(1, 4).subplots()
-    loss, error, eigenvalues, curvatures = panels
+    top = grid[0].subgridspec(1, 4)
+    loss, error, eigenvalues, curvatures = (figure.add_subplot(top[0, i]) for i in range(4))
     handles = []
     for place, ((run, report), colour) in enumerate(zip(found, style.COLOURS, strict=False)):
         marker, dashes = ("o", "-") if run.family == "residual" else ("s", "--")
