@@ -311,6 +311,7 @@ def test_the_middle_is_what_the_evaluator_measures_and_the_net_stays_as_it_is(ru
     assert report["line"]["error"][4] == report["error"] < 100 * 0.9
     np.testing.assert_array_equal(before, flat(registry.functional(trained.model)[1:]))
     assert report["batch_norm"] == "running" and report["split"] == "train"
+    assert abs(report["directions"]["cosine"]) < 0.5
 
 
 def test_as_many_images_as_the_evaluator_has_give_its_numbers_exactly(run):
