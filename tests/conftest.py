@@ -40,11 +40,12 @@ def optimized():
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
     """A command called in this process sets up the log; the next test reads it as before."""
-    root, ours = logging.getLogger(), logging.getLogger("resnet_jax")
-    handlers, level = root.handlers[:], ours.level
+    loggers = [logging.getLogger(name) for name in (None, "absl", "resnet_jax")]
+    handlers, levels = loggers[0].handlers[:], [logger.level for logger in loggers]
     yield
-    root.handlers = handlers
-    ours.setLevel(level)
+    loggers[0].handlers = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

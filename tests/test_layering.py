@@ -27,6 +27,7 @@ ALLOWED = {
     "train": {"data", "models", "metrics", "native", "parallel", "environment"} | BASE,
     "analysis": {"models", "config", "native", "errors"},
     "analysis/deepen.py": {"models", "command"} | BASE,
+    "analysis/landscape.py": {"command"} | BASE,
     "analysis/lesion.py": {"command"} | BASE,
     "analysis/signals.py": {"models", "train", "command"} | BASE,
     "analysis/trained.py": {"data", "models", "train"} | BASE,

@@ -80,8 +80,9 @@ def command(monkeypatch, capfd):
         except SystemExit as leave:
             code = leave.code or 0
         finally:
-            forget_flags()
-        return Outcome(code, *capfd.readouterr())
+            told = capfd.readouterr()
+            forget_flags()  # which absl may log
+        return Outcome(code, *told)
 
     return run
 

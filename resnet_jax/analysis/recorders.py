@@ -4,6 +4,7 @@ A net whose batch norms are replaced computes the same. What went forward is fou
 statistics after a call, and what went backward among the gradients with respect to its parameters.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -76,12 +77,22 @@ class RecordedNorm(nnx.Module):
 
 def recorded(model: CifarResNet) -> CifarResNet:
     """A copy of a net with recorders in place of the batch norms on its main path."""
+    return with_norms(model, RecordedNorm)
+
+
+def with_norms(model: CifarResNet, kind: Callable[[BatchNorm], nnx.Module]) -> CifarResNet:
+    """A copy of a net with others in place of the batch norms on its main path.
+
+    Args:
+        model: the net; it stays as it is.
+        kind: makes another of each.
+    """
     net: Any = nnx.clone(model)
-    net.stem_norm = RecordedNorm(net.stem_norm)
+    net.stem_norm = kind(net.stem_norm)
     for block in (block for stage in net.stages for block in stage):
-        block.norms = nnx.List(map(RecordedNorm, block.norms))
+        block.norms = nnx.List(map(kind, block.norms))
     if net.final_norm is not None:
-        net.final_norm = RecordedNorm(net.final_norm)
+        net.final_norm = kind(net.final_norm)
     changed: CifarResNet = net
     return changed
 

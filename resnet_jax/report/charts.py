@@ -7,7 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from resnet_jax.report import analyses, figures, groups, lesions, records, signals, style
+from resnet_jax.report import (
+    analyses,
+    figures,
+    groups,
+    landscapes,
+    lesions,
+    records,
+    signals,
+    style,
+)
 from resnet_jax.report.groups import Group
 from resnet_jax.report.sweep import Sweep
 
@@ -17,6 +26,7 @@ ANALYSES: tuple[tuple[str, str, Callable[[analyses.Found], Figure | None]], ...]
     ("lesions", lesions.FILE, lesions.draw),
     ("signals", signals.FILE, signals.draw),
     ("signals_over_time", signals.FILE, signals.draw_over_time),
+    ("landscapes", landscapes.FILE, landscapes.draw),
 )
 # Figures that an HTML report has no interactive counterpart of.
 GRIDS = (
