@@ -42,7 +42,8 @@ def draw(picture: Picture) -> Figure:
     """
     figure = Figure(figsize=(10.5, 6.6), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr, call-arg]
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=(1, 1.05)))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.05))
+    above, below = halves
     image, activation, classes = above.subplots(1, 3, width_ratios=(1, 1.25, 1.2))
     _image(image, picture)
     _activation(activation, picture)
