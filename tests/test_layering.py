@@ -30,6 +30,9 @@ ALLOWED = {
     "analysis/landscape.py": {"command"} | BASE,
     "analysis/lesion.py": {"command"} | BASE,
     "analysis/signals.py": {"models", "train", "command"} | BASE,
+    "analysis/complexity.py": {"models", "command"} | BASE,
+    # It draws what it finds at once: one image, not runs side by side.
+    "analysis/trace.py": {"data", "models", "train", "report", "command"} | BASE,
     "analysis/trained.py": {"data", "models", "train"} | BASE,
     "analysis/check.py": {"train", "config", "command", "environment", "errors"}
     | {"run_folder", "terminal"},
@@ -45,7 +48,8 @@ OWNERS = {
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"report"},
     "plotly": {"report"},
-    "ml_collections": {"config", "command", "main", "data/audit.py", "analysis/check.py"},
+    "ml_collections": {"config", "command", "main", "data/audit.py"}
+    | {"analysis/check.py", "analysis/complexity.py"},
     "tensorboardX": {"metrics/writer.py"},
 }
 # The only ones that may name the test split, or go through all splits: data sets are loaded, laid

@@ -58,10 +58,11 @@ def deepened(model: CifarResNet, deeper: CifarResNet, images: jax.Array) -> None
     """
     deeper.stem_conv, deeper.stem_norm = model.stem_conv, model.stem_norm
     deeper.final_norm, deeper.head = model.final_norm, model.head
-    x = model.stem_norm(model.stem_conv(images), train=False, relu=True)
-    for stage, longer in zip(model.stages, deeper.stages, strict=True):
-        for block in stage:
-            x = block(x, train=False)
+    parts = {part.name: part for part in model.parts()}
+    x = parts["stem"].run(images)
+    stages = zip(model.stages, deeper.stages, strict=True)
+    for number, (stage, longer) in enumerate(stages, 1):
+        x = parts[f"stage {number}"].run(x)
         moments = Moments(x.mean((0, 1, 2)), x.var((0, 1, 2)))
         for index, block in enumerate(longer):
             if index < len(stage):

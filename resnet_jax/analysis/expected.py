@@ -22,8 +22,11 @@ PARAMETERS = {
     110: (1_727_962, 1_730_714, 1_826_202),
     1202: (19_421_274, 19_424_026, 20_538_714),
 }
+# As He 2015, Table 6, prints them; of option A, which is that of all nets in the table.
+PRINTED = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M", 1202: "19.4M"}
 # He 2016, Table 4: full pre-activation, bottlenecks, option B.
 PREACTIVATION_PARAMETERS = {164: 1_703_258, 1001: 10_327_706}
+PREACTIVATION_PRINTED = {164: "1.7M", 1001: "10.2M"}
 
 
 class Place(NamedTuple):
@@ -80,17 +83,33 @@ def image(config: DataConfig) -> tuple[tuple[int, int, int], int]:
 
 def published_parameters(config: ModelConfig, channels: int, num_classes: int) -> int | None:
     """The published number of parameters of this net, or None if it is not a published one."""
-    if (channels, num_classes, config.width, config.shortcut_transform) != (3, 10, 1, "identity"):
-        return None
-    if config.auxiliary_weight:
+    if not _is_of_papers_size(config, channels, num_classes):
         return None
     if config.block == "basic" and config.activation_order == "original":
         option = "ABC".index(config.shortcut) if config.residual else 0
         return PARAMETERS.get(config.depth, (None,) * 3)[option]
+    return PREACTIVATION_PARAMETERS.get(config.depth) if _is_deep(config) else None
+
+
+def printed_parameters(config: ModelConfig, channels: int, num_classes: int) -> str:
+    """The number of parameters as a paper prints it beside this net; "" if none does."""
+    if not _is_of_papers_size(config, channels, num_classes):
+        return ""
     net = (config.block, config.activation_order, config.shortcut, config.residual)
-    if net == ("bottleneck", "full_preactivation", "B", True):
-        return PREACTIVATION_PARAMETERS.get(config.depth)
-    return None
+    if net == ("basic", "original", "A", True):
+        return PRINTED.get(config.depth, "")
+    return PREACTIVATION_PRINTED.get(config.depth, "") if _is_deep(config) else ""
+
+
+def _is_of_papers_size(config: ModelConfig, channels: int, num_classes: int) -> bool:
+    net = (channels, num_classes, config.width, config.shortcut_transform, config.auxiliary_weight)
+    return net == (3, 10, 1, "identity", 0)
+
+
+def _is_deep(config: ModelConfig) -> bool:
+    """Whether it is of the kind of He 2016, Table 4."""
+    net = (config.block, config.activation_order, config.shortcut, config.residual)
+    return net == ("bottleneck", "full_preactivation", "B", True)
 
 
 def shortcut_kind(config: ModelConfig, place: Place) -> str:

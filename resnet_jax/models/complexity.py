@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from resnet_jax.models import registry
-from resnet_jax.models.receptive_field import PIXEL, Walk
+from resnet_jax.models.receptive_field import PIXEL, Spans, Walk
 from resnet_jax.models.registry import Apply
 from resnet_jax.models.repeated import Repetition
 from resnet_jax.models.resnet import CifarResNet
@@ -78,7 +78,8 @@ def of_parts(
         x = jax.ShapeDtypeStruct((1, *image), jnp.float32)
         program = jax.make_jaxpr(marked)(params, stats, x).jaxpr
     trained = set(program.invars[: len(jax.tree.leaves(params))])
-    walk, known, found, own = Walk(image[:2]), {program.invars[-1]: PIXEL}, [], []
+    walk, found, own = Walk(image[:2]), [], []
+    known: dict[Any, Spans | None] = {program.invars[-1]: PIXEL}
     for equation in program.eqns:
         own.append(equation)
         walk.step(equation, known)
@@ -172,10 +173,10 @@ def _count(equations: Any) -> int:
             lengths = (equation.invars[0].aval.shape[axis] for axis in contracted)
             total += math.prod(equation.outvars[0].aval.shape) * math.prod(lengths)
         times = equation.params["length"] if name == "scan" else 1
-        for inner in jax.tree.leaves(
+        for held in jax.tree.leaves(
             list(equation.params.values()), is_leaf=lambda p: hasattr(p, "eqns")
         ):
-            inner = getattr(inner, "jaxpr", inner)
+            inner: Any = getattr(held, "jaxpr", held)
             if hasattr(inner, "eqns"):
                 total += times * _count(inner.eqns)
     return int(total)

@@ -162,7 +162,7 @@ class CifarResNet(nnx.Module):
             self._anneal(progress)
 
         scale = None if self.shortcut_scale is None else self.shortcut_scale[...]
-        how = {"train": train, "keys": keys if train else None, "shortcut_scale": scale}
+        how: Any = {"train": train, "keys": keys if train else None, "shortcut_scale": scale}
         found = [Part("stem", functools.partial(self._stem, train=train))]
         for number, stage in enumerate(self.stages, 1):
             name = f"stage {number}"

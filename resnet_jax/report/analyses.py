@@ -31,5 +31,6 @@ def note(reports: list[dict[str, Any]], *phrases: str) -> str:
         phrases: to stand first, with a report's fields in braces.
     """
     facts = (*phrases, "{dataset}", "commit {commit:.12}")
+    reports = [{**report, "commit": report["commit"] or "unknown"} for report in reports]
     told = [", ".join(dict.fromkeys(fact.format(**r) for r in reports)) for fact in facts]
     return " · ".join(style.plain_text(fact, 100) for fact in told)

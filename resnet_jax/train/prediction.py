@@ -1,5 +1,6 @@
 """A trained run's classes for images it has never seen, from the run's folder alone."""
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -8,15 +9,67 @@ import numpy as np
 import scipy.special
 
 from resnet_jax import run_folder
-from resnet_jax.config import ParallelConfig, load_json
+from resnet_jax.config import ParallelConfig, RunConfig, load_json
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.models import registry
 from resnet_jax.parallel import DeviceMap
 from resnet_jax.train import checkpoint
 from resnet_jax.train.setup import initial_state
+from resnet_jax.train.state import TrainState
 from resnet_jax.train.step import prediction_program
 
 # Images in one call of the program; fewer are filled up, so that it is compiled once.
 BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A trained run and images for its net; no net is built yet.
+
+    Attributes:
+        config: of the run.
+        step: of the checkpoint.
+        preprocessing: what the net expects of an image, and its classes.
+        pixels: the images, uint8 [images, height, width, channels].
+        checkpoints: of the run.
+    """
+
+    config: RunConfig
+    step: int
+    preprocessing: Preprocessing
+    pixels: np.ndarray
+    checkpoints: checkpoint.Checkpoints
+
+    @classmethod
+    def read(cls, workdir: pathlib.Path, images: Sequence[pathlib.Path], which: str) -> "Request":
+        """Reads all that the user can be wrong about, before anything is compiled.
+
+        Args:
+            workdir: a run's folder.
+            images: files, see `Preprocessing.image`.
+            which: 'last' checkpoint, or 'best' on val.
+
+        Raises:
+            InputError: if the folder is no trained run's, or an image cannot be read.
+        """
+        config = load_json(workdir / run_folder.CONFIG)
+        checkpoints, step = checkpoint.of_run(workdir, which)
+        preprocessing = Preprocessing.load(workdir / run_folder.PREPROCESSING)
+        pixels = np.stack([preprocessing.image(path) for path in images])
+        return cls(config, step, preprocessing, pixels, checkpoints)
+
+    def restored(self) -> tuple[registry.Apply, TrainState]:
+        """The net as a pure function, and the checkpoint's state.
+
+        Raises:
+            InputError: if JAX is not set to the net's precision.
+        """
+        apply, _, state = initial_state(
+            self.config,
+            channels=self.preprocessing.image_shape[-1],
+            num_classes=len(self.preprocessing.class_names),
+        )
+        return apply, self.checkpoints.restore(self.step, like=state)
 
 
 def predict(
@@ -37,21 +90,14 @@ def predict(
     Raises:
         InputError: if the folder is no trained run's, or an image cannot be read.
     """
-    config = load_json(workdir / run_folder.CONFIG)
-    checkpoints, step = checkpoint.of_run(workdir, which)
-    preprocessing = Preprocessing.load(workdir / run_folder.PREPROCESSING)
-    # All files are read before anything is compiled: a mistake is told at once.
-    pixels = np.stack([preprocessing.image(path) for path in images])
-    names = preprocessing.class_names
-    apply, _, state = initial_state(
-        config, channels=preprocessing.image_shape[-1], num_classes=len(names)
-    )
-    state = checkpoints.restore(step, like=state)
+    request = Request.read(workdir, images, which)
+    pixels, names = request.pixels, request.preprocessing.class_names
+    apply, state = request.restored()
     devices = DeviceMap(ParallelConfig(devices=1))
     program = devices.compile(
         prediction_program(apply), inputs=(None, None, 0, None, None), outputs=(0,)
     )
-    statistics = preprocessing.normalization
+    statistics = request.preprocessing.normalization
     logits = []
     for first in range(0, len(pixels), BATCH):
         part = pixels[first : first + BATCH]
@@ -60,7 +106,7 @@ def predict(
         logits.append(np.asarray(scores, np.float64)[: len(part)])
     probabilities = scipy.special.softmax(np.concatenate(logits), axis=1)
     return {
-        "step": step,
+        "step": request.step,
         "images": [
             {
                 "image": str(path),
