@@ -313,12 +313,14 @@ def test_means_and_deviations_are_those_of_what_the_parts_make(run, picture, fou
         assert rows[name]["mean"] == pytest.approx(value.mean(), rel=1e-4)
         assert rows[name]["deviation"] == pytest.approx(value.std(), rel=1e-4)
     # Zhou et al. 2016, eq. 1 and 2: the map's mean and the bias are the class's score.
-    label = int(found.logits.argmax())
-    activation, bias = found.picture.activation, np.asarray(model.head.bias[...])[label]
-    assert activation.shape == (2, 2)
-    assert activation.mean() + bias == pytest.approx(found.logits[label], rel=1e-4)
-    by_hand = last[0, 1, 0] @ np.asarray(model.head.kernel[...])[:, label]
-    assert activation[1, 0] == pytest.approx(by_hand, rel=1e-3)
+    kernel, bias = (np.asarray(x[...]) for x in (model.head.kernel, model.head.bias))
+    for label in range(3):
+        activation = command.class_activation_map(model, last[0], label)
+        assert activation.shape == (2, 2)
+        assert activation.mean() + bias[label] == pytest.approx(found.logits[label], rel=1e-4)
+        assert activation[1, 0] == pytest.approx(last[0, 1, 0] @ kernel[:, label], rel=1e-3)
+    first = command.class_activation_map(model, last[0], int(found.logits.argmax()))
+    np.testing.assert_allclose(found.picture.activation, first, rtol=1e-4)
 
 
 def test_a_stage_stands_before_its_blocks_and_costs_what_they_cost():
