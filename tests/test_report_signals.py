@@ -23,11 +23,14 @@ def layer(number, response):
     }
 
 
+def put(folder, found):
+    folder.mkdir()
+    (folder / "signals.json").write_text(json.dumps(found))
+
+
 def written(tmp_path, *runs):
     for name, steps in runs:
-        folder = make_run(tmp_path, name, 0) / run_folder.ANALYSIS
-        folder.mkdir()
-        (folder / "signals.json").write_text(json.dumps(report(*steps)))
+        put(make_run(tmp_path, name, 0) / run_folder.ANALYSIS, report(*steps))
     return dict(charts.draw_all(sweep.load(tmp_path)))
 
 
@@ -92,3 +95,14 @@ def test_runs_share_one_scale(tmp_path):
     figures = written(tmp_path, ("ResNet-14", (0, 50, 100)), ("plain-14", (0, 50, 100)))
     maps = [a.collections[0] for a in figures["signals_over_time"].axes if a.collections]
     assert maps[0].norm is maps[4].norm
+
+
+def test_runs_are_told_apart_by_their_labels(tmp_path):
+    for label, fields in (
+        ("plain-14-frozen", {"residual": False, "depth": 14}),
+        ("mine", {"residual": True, "depth": 14}),
+    ):
+        put(make_run(tmp_path, label, 0, **fields) / run_folder.ANALYSIS, report(0, 9))
+    (legend,) = dict(charts.draw_all(sweep.load(tmp_path)))["signals"].legends
+    texts = {text.get_text() for text in legend.get_texts()}
+    assert {"plain-14-frozen, seed 0, step 9", "mine (ResNet-14), seed 0, step 9"} <= texts

@@ -4,6 +4,7 @@ from typing import Any
 
 from resnet_jax import run_folder
 from resnet_jax.report import style
+from resnet_jax.report.groups import label_of
 from resnet_jax.report.records import Run
 from resnet_jax.report.sweep import Sweep
 
@@ -21,6 +22,13 @@ def read(sweep: Sweep, file: str) -> Found:
         (run, run_folder.read_json(run.folder / run_folder.ANALYSIS / file)) for run in sweep.runs
     ]
     return [(run, report) for run, report in found if report][: len(style.COLOURS)]
+
+
+def named(run: Run) -> str:
+    """How a legend names a run: by its label and seed, and by its net if the label does not."""
+    label = label_of(run)
+    net = "" if run.net in label else f" ({run.net})"
+    return style.plain_text(f"{label}{net}, seed {run.seed}")
 
 
 def note(reports: list[dict[str, Any]], *phrases: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resnet_jax.report import style
-from resnet_jax.report.analyses import Found, note
+from resnet_jax.report.analyses import Found, named, note
 
 FILE = "landscape.json"
 BATCH_NORM = {"running": "running statistics", "batch": "the batch's statistics"}
@@ -48,8 +48,8 @@ def draw(found: Found) -> Figure:
             values = _numbers(report["sharpness"]["curvatures"])
             beside = place + np.linspace(-0.25, 0.25, len(values))
             curvatures.plot(beside, values, linewidth=0, **dots)
-        label = f"{run.net}, seed {run.seed}: loss {_short(report['loss'])}"
-        handles.append(Line2D([], [], label=style.plain_text(label), marker=marker, **look))
+        label = f"{named(run)}: loss {_short(report['loss'])}"
+        handles.append(Line2D([], [], label=label, marker=marker, **look))
     _label_lines(loss, error, max(report["line"]["at"][-1] for _, report in found))
     _label_curvature(eigenvalues, curvatures, [report for _, report in found])
     if rows:
@@ -96,7 +96,7 @@ def _planes(figure: Figure, grid: Any, found: Found) -> None:
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         axes.set_xlabel("first direction", fontsize=9)
         axes.set_ylabel("second direction" if i % grid.ncols == 0 else "", fontsize=9)
-        axes.set_title(style.plain_text(f"{run.net}, seed {run.seed}"), fontsize=10)
+        axes.set_title(named(run), fontsize=10)
     bar = figure.colorbar(ScalarMappable(norm, "cividis"), ax=drawn, ticks=steps[_decades(steps)])
     bar.ax.set_yticklabels([f"{step:g}" for step in steps[_decades(steps)]])
     bar.set_label("training loss (nats; ends: and beyond)", fontsize=9)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resnet_jax.report import style
-from resnet_jax.report.analyses import Found, note
+from resnet_jax.report.analyses import Found, named, note
 
 FILE = "lesion.json"
 
@@ -35,7 +35,7 @@ def draw(found: Found) -> Figure:
         _truncated(panels[2], report, look)
         _reordered(panels[3], report, look)
         _paths(panels[4], report, look)
-        label = style.plain_text(f"{run.net}, seed {run.seed}: {report['error']:.1f} % intact")
+        label = f"{named(run)}: {report['error']:.1f} % intact"
         handles.append(Line2D([], [], label=label, **look))
     for axes in panels[:4]:
         style.clean(axes)

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from resnet_jax.report import style
-from resnet_jax.report.analyses import Found, note
+from resnet_jax.report.analyses import Found, named, note
 
 FILE = "signals.json"
 
@@ -60,8 +60,8 @@ def draw(found: Found) -> Figure:
             how = {"color": colour, **_look(moment)}
             for axes, (_, _, value, logarithmic, is_sorted) in zip(panels, PANELS, strict=True):
                 _curve(axes, [value(row) for row in moment["layers"]], logarithmic, is_sorted, how)
-            label = f"{run.net}, seed {run.seed}, step {moment['step']:,}"
-            handles.append(Line2D([], [], label=style.plain_text(label), **how))
+            label = f"{named(run)}, step {moment['step']:,}"
+            handles.append(Line2D([], [], label=label, **how))
     for axes, (title, unit, _, _, is_sorted) in zip(panels, PANELS, strict=True):
         style.clean(axes, ylabel=unit)
         axes.set_title(title, fontsize=10)
@@ -112,7 +112,7 @@ def draw_over_time(found: Found) -> Figure | None:
         bar = figure.colorbar(image, ax=list(column), location="bottom", label=unit, aspect=25)
         bar.ax.xaxis.set_minor_formatter(NullFormatter())  # within one decade they overlap
     for (run, _), axes in zip(films, grid[:, 0], strict=True):
-        axes.set_ylabel(f"{style.plain_text(f'{run.net}, seed {run.seed}')}\nlayer, from the stem")
+        axes.set_ylabel(f"{named(run)}\nlayer, from the stem", fontsize=9)
     reports = [report for _, report in films]
     facts = note(reports, "{examples:,} {split} images at once", "grey: ReLU does not follow BN")
     figure.supxlabel(facts, x=0.01, ha="left", fontsize=6.5, color="0.35")
