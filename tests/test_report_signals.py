@@ -106,3 +106,30 @@ def test_runs_are_told_apart_by_their_labels(tmp_path):
     (legend,) = dict(charts.draw_all(sweep.load(tmp_path)))["signals"].legends
     texts = {text.get_text() for text in legend.get_texts()}
     assert {"plain-14-frozen, seed 0, step 9", "mine (ResNet-14), seed 0, step 9"} <= texts
+
+
+def test_responses_that_are_decades_apart_have_a_logarithmic_axis(tmp_path):
+    found = report(0, 50, 100)
+    found["moments"][1]["layers"] = [layer(i, r) for i, r in enumerate([1.0, 500.0, 2.0])]
+    folder = make_run(tmp_path, "ResNet-14", 0) / run_folder.ANALYSIS
+    put(folder, found)
+    figures = dict(charts.draw_all(sweep.load(tmp_path)))
+    film = figures["signals_over_time"].axes[0].collections[0]
+    assert film.norm(10**1.5) == pytest.approx(np.log(10**1.5) / np.log(500))
+    assert figures["signals"].axes[0].get_yscale() == "linear"  # of the first and the last moment
+    found["moments"][-1] = found["moments"][1] | {"step": 100}
+    (folder / "signals.json").write_text(json.dumps(found))
+    figure = dict(charts.draw_all(sweep.load(tmp_path)))["signals"]
+    assert [axes.get_yscale() for axes in figure.axes[:2]] == ["log", "log"]
+
+
+def test_what_was_not_finite_is_left_out_and_the_rest_is_drawn(tmp_path):
+    found = report(0, 50, 100)
+    for name in ("response", "gradient", "update", "activation_gradient"):
+        found["moments"][-1]["layers"][0] = dict.fromkeys(layer(0, 1.0), None)
+        found["moments"][-1]["layers"][0]["layer"] = name
+    put(make_run(tmp_path, "ResNet-14", 0) / run_folder.ANALYSIS, found)
+    figures = dict(charts.draw_all(sweep.load(tmp_path)))
+    style.save(figures["signals_over_time"], tmp_path / "film.png")
+    last = figures["signals"].axes[0].lines[-1]
+    np.testing.assert_allclose(last.get_xydata(), [[2, 3], [3, 2]])

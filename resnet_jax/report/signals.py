@@ -17,10 +17,11 @@ from resnet_jax.report.analyses import Found, named, note
 FILE = "signals.json"
 
 Row = dict[str, float]
-# Title, what is drawn of a layer, whether the axis is logarithmic, whether layers are sorted.
-PANELS: tuple[tuple[str, str, Callable[[Row], float], bool, bool], ...] = (
-    ("response of BN", "standard deviation", lambda r: r["response"], False, False),
-    ("the same, sorted", "standard deviation", lambda r: r["response"], False, True),
+# Title, unit, what is drawn of a layer, whether the axis is logarithmic (None: if that is needed),
+# whether layers are sorted.
+PANELS: tuple[tuple[str, str, Callable[[Row], float], bool | None, bool], ...] = (
+    ("response of BN", "standard deviation", lambda r: r["response"], None, False),
+    ("the same, sorted", "standard deviation", lambda r: r["response"], None, True),
     ("gradient of the weights", "norm", lambda r: r["gradient"], True, False),
     (
         "gradient at BN's output",
@@ -36,7 +37,7 @@ PANELS: tuple[tuple[str, str, Callable[[Row], float], bool, bool], ...] = (
         True,
         False,
     ),
-    ("dead behind ReLU", "units (%)", lambda r: 100 * _or_nan(r["dead"]), False, False),
+    ("dead behind ReLU", "units (%)", lambda r: 100 * r["dead"], False, False),
 )
 
 
@@ -52,13 +53,18 @@ def draw(found: Found) -> Figure:
     Args:
         found: as `analyses.read` gives it; of each run the first and the last moment are drawn.
     """
+    found = _with_nan(found)
     figure = Figure(figsize=(10.5, 7.0), layout="constrained")
     panels = figure.subplots(2, 3).ravel()
     handles = []
+    shown = [moment for _, report in found for moment in _ends(report["moments"])]
+    scales = [_is_logarithmic(value, wanted, shown) for _, _, value, wanted, _ in PANELS]
     for (run, report), colour in zip(found, style.COLOURS, strict=False):
         for moment in _ends(report["moments"]):
             how = {"color": colour, **_look(moment)}
-            for axes, (_, _, value, logarithmic, is_sorted) in zip(panels, PANELS, strict=True):
+            for axes, (_, _, value, _, is_sorted), logarithmic in zip(
+                panels, PANELS, scales, strict=True
+            ):
                 _curve(axes, [value(row) for row in moment["layers"]], logarithmic, is_sorted, how)
             label = f"{named(run)}, step {moment['step']:,}"
             handles.append(Line2D([], [], label=label, **how))
@@ -87,13 +93,15 @@ def draw_over_time(found: Found) -> Figure | None:
     Returns:
         None if no run was looked at more than twice.
     """
-    films = [(run, report) for run, report in found if len(report["moments"]) >= FILM]
+    films = _with_nan([(run, report) for run, report in found if len(report["moments"]) >= FILM])
     if not films:
         return None
     figure = Figure(figsize=(10.5, 1.2 + 2.2 * len(films)), layout="constrained")
     grid = figure.subplots(len(films), len(FILMED), squeeze=False, sharex="row", sharey="row")
     for column, place in zip(grid.T, FILMED, strict=True):
-        title, unit, value, logarithmic, _ = PANELS[place]
+        title, unit, value, wanted, _ = PANELS[place]
+        moments = [moment for _, report in films for moment in report["moments"]]
+        logarithmic = _is_logarithmic(value, wanted, moments)
         tables = [
             np.array([[value(row) for row in moment["layers"]] for moment in report["moments"]]).T
             for _, report in films
@@ -117,6 +125,17 @@ def draw_over_time(found: Found) -> Figure | None:
     facts = note(reports, "{examples:,} {split} images at once", "grey: ReLU does not follow BN")
     figure.supxlabel(facts, x=0.01, ha="left", fontsize=6.5, color="0.35")
     return figure
+
+
+def _is_logarithmic(
+    value: Callable[[Row], float], wanted: bool | None, moments: list[dict[str, Any]]
+) -> bool:
+    """As wanted; if that is open, where values are two decades apart."""
+    if wanted is not None:
+        return wanted
+    values = [value(row) for moment in moments for row in moment["layers"]]
+    known = [number for number in values if math.isfinite(number) and number > 0]
+    return bool(known) and max(known) > 100 * min(known)
 
 
 def _scale(tables: list[np.ndarray], logarithmic: bool) -> Normalize:
@@ -147,6 +166,24 @@ def _curve(
     axes.plot(1 + np.flatnonzero(shown), drawn[shown], **how)
 
 
-def _or_nan(value: float | None) -> float:
-    """JSON has no NaN."""
-    return math.nan if value is None else value
+def _with_nan(found: Found) -> Found:
+    """JSON has no NaN: what was not noted, or was not finite, is null there."""
+    return [
+        (
+            run,
+            report
+            | {
+                "moments": [
+                    moment
+                    | {
+                        "layers": [
+                            {k: math.nan if v is None else v for k, v in row.items()}
+                            for row in moment["layers"]
+                        ]
+                    }
+                    for moment in report["moments"]
+                ]
+            },
+        )
+        for run, report in found
+    ]
