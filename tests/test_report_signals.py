@@ -125,9 +125,7 @@ def test_responses_that_are_decades_apart_have_a_logarithmic_axis(tmp_path):
 
 def test_what_was_not_finite_is_left_out_and_the_rest_is_drawn(tmp_path):
     found = report(0, 50, 100)
-    for name in ("response", "gradient", "update", "activation_gradient"):
-        found["moments"][-1]["layers"][0] = dict.fromkeys(layer(0, 1.0), None)
-        found["moments"][-1]["layers"][0]["layer"] = name
+    found["moments"][-1]["layers"][0] = {**dict.fromkeys(layer(0, 1.0)), "layer": "stem"}
     put(make_run(tmp_path, "ResNet-14", 0) / run_folder.ANALYSIS, found)
     figures = dict(charts.draw_all(sweep.load(tmp_path)))
     style.save(figures["signals_over_time"], tmp_path / "film.png")
