@@ -17,6 +17,7 @@ from resnet_jax.errors import WiringError
 from resnet_jax.models import registry, resnet
 from resnet_jax.models.blocks import ORDERS, Block, Order
 from resnet_jax.models.layers import BatchNorm
+from resnet_jax.models.parts import Part
 from resnet_jax.models.repeated import through
 from resnet_jax.models.shortcuts import (
     Addition,
@@ -368,10 +369,11 @@ def test_the_stages_of_a_bottleneck_net_are_four_times_as_wide():
 
 def test_a_path_around_all_blocks_is_told_though_each_reads_the_right_one(monkeypatch):
     config, model = net()
-    features = resnet.CifarResNet.features
+    parts = resnet.CifarResNet._feature_parts
+    around = Part("around", lambda y: y + jnp.sin(y))
     monkeypatch.setattr(
-        *(resnet.CifarResNet, "features"),
-        lambda self, x, **more: (y := features(self, x, **more)) + jnp.sin(y),
+        *(resnet.CifarResNet, "_feature_parts"),
+        lambda self, **more: [*parts(self, **more), around],
     )
     assert failure(config, model) == (
         "outside of the blocks: expected no addition of two paths, found 1"

@@ -30,6 +30,7 @@ OPERATIONAL = {
     "parallel.mapping",
     "parallel.devices",
     "log.interval",
+    "log.signals_interval",
     "log.tensorboard",
     "log.progress",
 }
