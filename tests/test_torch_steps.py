@@ -19,7 +19,7 @@ STEPS, BATCH = 10, 32
 def batches():
     random = np.random.RandomState(0)
     for _ in range(STEPS):
-        yield random.normal(size=(BATCH, 3, 32, 32)), random.randint(0, 10, BATCH)
+        yield random.normal(size=(BATCH, 3, 16, 16)), random.randint(0, 10, BATCH)
 
 
 @pytest.mark.parametrize("residual", [True, False], ids=["residual", "plain"])
