@@ -212,9 +212,18 @@ def test_recording_leaves_training_as_it_is(run, recorded):
     assert not (run / "analysis").exists()
 
 
-@pytest.mark.parametrize("interval", [0, 21])
-def test_nothing_is_recorded_where_it_is_not_asked_for_or_the_run_is_shorter(interval, tmp_path):
-    config = short_run(log={"signals_interval": interval}, train={"steps": 2, "eval_interval": 2})
+@pytest.mark.parametrize(
+    ("log", "train"),
+    [
+        ({"signals_interval": 0}, {}),
+        ({"signals_interval": 3}, {}),
+        ({"signals_interval": 1}, {"recompute_blocks": True}),
+        ({"signals_interval": 1}, {"block_loop": "always"}),
+    ],
+    ids=["not asked for", "a shorter run", "recomputed", "a loop"],
+)
+def test_nothing_is_recorded_where_that_is_not_wanted_or_could_take_too_much(log, train, tmp_path):
+    config = short_run(log=log, train={"steps": 2, "eval_interval": 2, **train})
 
     def never(*_):
         raise AssertionError("a recorder was made")

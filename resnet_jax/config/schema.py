@@ -229,7 +229,8 @@ class LogConfig:
 
     interval: int = _field(100, minimum=1, operational=True)
     # Steps between two looks at the signals and gradients of every layer (docs/vanishing.md), the
-    # first before step 1; 0 for none, and none in runs that are shorter.
+    # first before step 1; 0 for none. None in runs that are shorter, nor of nets whose blocks run
+    # as a loop or are computed again, for whom a pass without that may take too much.
     signals_interval: int = _field(1_000, minimum=0, operational=True)
     tensorboard: bool = _field(True, operational=True)
     progress: bool = _field(True, operational=True)
@@ -282,8 +283,8 @@ def intervals(run: RunConfig) -> dict[str, int]:
 
 
 def records_signals(run: RunConfig) -> bool:
-    """Whether a run is long enough to look at its signals."""
-    return 0 < run.log.signals_interval <= run.train.steps
+    """Whether a run looks at its signals, if its blocks are no loop."""
+    return 0 < run.log.signals_interval <= run.train.steps and not run.train.recompute_blocks
 
 
 # Below it, unrolled programs are compiled within a minute.

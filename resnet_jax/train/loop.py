@@ -136,7 +136,7 @@ class Attempt:
         )
         # An attempt that only has the report left to do has no step of its own to measure.
         self.train_error = logged_error(workdir, self.start, "train")
-        wanted = recorder if records_signals(self.config) else None
+        wanted = recorder if records_signals(self.config) and not experiment.loops else None
         self.recorder = wanted(experiment, workdir, self.start) if wanted else None
         self.predictions: dict[str, dict[str, np.ndarray]] = {}
         self.last_told = -math.inf
