@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
 from resnet_jax import run_folder
 from resnet_jax.report import style
 from resnet_jax.report.groups import label_of
@@ -29,6 +32,19 @@ def named(run: Run) -> str:
     label = label_of(run)
     net = "" if run.net in label else f" ({run.net})"
     return style.plain_text(f"{label}{net}, seed {run.seed}")
+
+
+def legend(figure: Figure, handles: list[Line2D], told: str) -> None:
+    """Which look is which run's, below a figure's panels, and above it where numbers come from."""
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=2,
+        fontsize=8,
+        frameon=False,
+        title=told,
+        title_fontsize=7,
+    )
 
 
 def note(reports: list[dict[str, Any]], *phrases: str) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from resnet_jax.report import style
-from resnet_jax.report.analyses import Found, named, note
+from resnet_jax.report.analyses import Found, legend, named, note
 
 FILE = "landscape.json"
 BATCH_NORM = {"running": "running statistics", "batch": "the batch's statistics"}
@@ -54,15 +54,7 @@ def draw(found: Found) -> Figure:
     _label_curvature(eigenvalues, curvatures, [report for _, report in found])
     if rows:
         _planes(figure, grid[1].subgridspec(rows, columns), planes)
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=2,
-        fontsize=8,
-        frameon=False,
-        title=_told([report for _, report in found]),
-        title_fontsize=7,
-    )
+    legend(figure, handles, _told([report for _, report in found]))
     return figure
 
 

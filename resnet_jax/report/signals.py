@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from resnet_jax.report import style
-from resnet_jax.report.analyses import Found, named, note
+from resnet_jax.report.analyses import Found, legend, named, note
 
 FILE = "signals.json"
 
@@ -72,15 +72,8 @@ def draw(found: Found) -> Figure:
         style.clean(axes, ylabel=unit)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("layers, largest first" if is_sorted else "layer, from the stem on")
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=2,
-        fontsize=8,
-        frameon=False,
-        title=note([report for _, report in found], "{examples:,} {split} images at once"),
-        title_fontsize=7,
-    )
+    told = note([report for _, report in found], "{examples:,} {split} images at once")
+    legend(figure, handles, told)
     return figure
 
 
