@@ -6,10 +6,11 @@ import scipy.special
 
 from resnet_jax import run_folder
 from resnet_jax.analysis.trained import Trained
-from resnet_jax.config import ModelConfig, validate
+from resnet_jax.config import ModelConfig
 from resnet_jax.models import registry
 from resnet_jax.train import loop
 from resnet_jax.train.step import classified
+from tests.digits_run import digits_run
 
 RANDOM = np.random.RandomState(0)
 IMAGES = jnp.asarray(RANDOM.normal(size=(6, 8, 8, 3)), jnp.float32)
@@ -79,15 +80,11 @@ def test_a_net_is_trained_by_its_auxiliary_heads_too_and_logs_its_own_loss(tmp_p
     """One step from the same weights: the logged loss is the same, what is learnt is not."""
     losses, kernels = {}, {}
     for weight in (0.0, 0.3):
-        config = validate(
-            {
-                "model": {"depth": 8, "residual": False, "auxiliary_weight": weight},
-                "data": {"name": "digits", "crop_padding": 0, "flip": False},
-                "train": {"steps": 1, "batch_size": 32, "eval_interval": 1},
-                "optimizer": {"learning_rate": 0.05, "milestones": (), "warmup": "none"},
-                "log": {"tensorboard": False, "interval": 1, "progress": False},
-                "parallel": {"devices": 2},
-            }
+        config = digits_run(
+            model={"residual": False, "auxiliary_weight": weight},
+            train={"steps": 1, "eval_interval": 1},
+            log={"interval": 1},
+            parallel={"devices": 2},
         )
         workdir = tmp_path / str(weight)
         status = loop.train(config, workdir)

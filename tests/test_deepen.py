@@ -8,10 +8,11 @@ import optax
 import pytest
 
 from resnet_jax.analysis import deepen
-from resnet_jax.config import ModelConfig, validate
+from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, torch_weights
 from resnet_jax.train import evaluation, loop
+from tests.digits_run import digits_run
 from tests.test_main import assert_refused, subprocess_command
 
 RANDOM = np.random.RandomState(0)
@@ -123,16 +124,7 @@ def test_what_cannot_be_deepened_is_refused(model, depth, fragments):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "plain8"
-    config = validate(
-        {
-            "model": {"depth": 8, "residual": False},
-            "data": {"name": "digits", "crop_padding": 0, "flip": False},
-            "train": {"steps": 30, "batch_size": 32, "eval_interval": 30},
-            "optimizer": {"learning_rate": 0.05, "milestones": (), "warmup": "none"},
-            "log": {"tensorboard": False, "interval": 10, "progress": False},
-            "parallel": {"devices": 1},
-        }
-    )
+    config = digits_run(model={"residual": False}, train={"steps": 30, "eval_interval": 30})
     loop.train(config, workdir)
     return workdir, config
 

@@ -11,11 +11,12 @@ import pytest
 from resnet_jax import run_folder
 from resnet_jax.analysis import directions, landscape, objective, sharpness
 from resnet_jax.analysis.trained import Trained
-from resnet_jax.config import ModelConfig, validate
+from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry
 from resnet_jax.train import loop
 from resnet_jax.train.evaluator import Evaluator
+from tests.digits_run import digits_run
 
 RANDOM = np.random.RandomState(0)
 IMAGES = RANDOM.normal(size=(16, 8, 8, 3))
@@ -279,16 +280,7 @@ def test_images_are_divided_into_batches_of_one_size(count, sizes):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "r8"
-    config = validate(
-        {
-            "model": {"depth": 8, "width": 0.5},
-            "data": {"name": "digits", "crop_padding": 0, "flip": False},
-            "train": {"steps": 20, "batch_size": 32, "eval_interval": 20},
-            "optimizer": {"learning_rate": 0.05, "milestones": (), "warmup": "none"},
-            "log": {"tensorboard": False, "interval": 10, "progress": False},
-            "parallel": {"devices": 1},
-        }
-    )
+    config = digits_run(model={"width": 0.5})
     loop.train(config, workdir)
     return workdir
 

@@ -13,9 +13,10 @@ from flax import nnx
 from resnet_jax import run_folder
 from resnet_jax.analysis import gates, lesion
 from resnet_jax.analysis.trained import Trained
-from resnet_jax.config import ModelConfig, validate
+from resnet_jax.config import ModelConfig
 from resnet_jax.models import registry
 from resnet_jax.train import loop
+from tests.digits_run import digits_run
 
 RANDOM = np.random.RandomState(0)
 IMAGES = jnp.asarray(RANDOM.normal(size=(4, 8, 8, 3)), jnp.float32)
@@ -242,15 +243,9 @@ def test_the_share_of_gradient_weighs_each_length_by_how_many_paths_have_it():
 @pytest.fixture(scope="module", params=["residual", "plain"])
 def run(request, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / request.param
-    config = validate(
-        {
-            "model": {"depth": 14, "residual": request.param == "residual"},
-            "data": {"name": "digits", "crop_padding": 0, "flip": False},
-            "train": {"steps": 30, "batch_size": 32, "eval_interval": 30},
-            "optimizer": {"learning_rate": 0.05, "milestones": (), "warmup": "none"},
-            "log": {"tensorboard": False, "interval": 10, "progress": False},
-            "parallel": {"devices": 1},
-        }
+    config = digits_run(
+        model={"depth": 14, "residual": request.param == "residual"},
+        train={"steps": 30, "eval_interval": 30},
     )
     assert loop.train(config, workdir)["state"] == "completed"
     return workdir

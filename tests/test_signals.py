@@ -10,9 +10,10 @@ import pytest
 from resnet_jax import run_folder
 from resnet_jax.analysis import recorders, signals
 from resnet_jax.analysis.trained import Trained
-from resnet_jax.config import ModelConfig, OptimizerConfig, validate
+from resnet_jax.config import ModelConfig, OptimizerConfig
 from resnet_jax.models import registry
 from resnet_jax.train import loop, optimizer
+from tests.digits_run import digits_run
 
 RANDOM = np.random.RandomState(0)
 IMAGES = jnp.asarray(RANDOM.normal(size=(8, 8, 8, 3)), jnp.float32)
@@ -160,18 +161,11 @@ def test_without_normalisation_the_signal_of_a_residual_net_doubles_block_by_blo
     assert growth[False] == pytest.approx(1, rel=0.25)
 
 
-def short_run(**changes):
-    fields = {
-        "model": {"depth": 8},
-        "data": {"name": "digits", "crop_padding": 0, "flip": False},
-        "train": {"steps": 20, "batch_size": 32, "eval_interval": 20, "checkpoint_interval": 5},
-        "optimizer": {"learning_rate": 0.05, "milestones": (), "warmup": "none"},
-        "log": {"tensorboard": False, "interval": 1, "progress": False, "signals_interval": 10},
-        "parallel": {"devices": 1},
-    }
-    for part, change in changes.items():
-        fields[part] = fields[part] | change
-    return validate(fields)
+def short_run(*, train=None, log=None):
+    return digits_run(
+        train={"checkpoint_interval": 5, **(train or {})},
+        log={"interval": 1, "signals_interval": 10, **(log or {})},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +222,9 @@ def test_nothing_is_recorded_where_that_is_not_wanted_or_could_take_too_much(log
     def never(*_):
         raise AssertionError("a recorder was made")
 
-    loop.train(config, tmp_path / "run", recorder=never)
+    status = loop.train(config, tmp_path / "run", recorder=never)
+    assert status["state"] == run_folder.COMPLETED
+    assert not (tmp_path / "run" / run_folder.ANALYSIS).exists()
 
 
 def test_a_run_that_goes_on_records_what_is_missing_and_each_moment_once(tmp_path, recorded):

@@ -50,11 +50,9 @@ def deepened(model: CifarResNet, deeper: CifarResNet, images: jax.Array) -> None
 
     Args:
         model: the net; it stays as it is.
-        deeper: of the same config but for the depth; changed in place.
+        deeper: of the same config but for the depth (see `require_possible`) and as it was drawn;
+            changed in place.
         images: float [batch, height, width, channels], normalised.
-
-    Raises:
-        InputError: if a block of this kind cannot pass on what comes to it.
     """
     deeper.stem_conv, deeper.stem_norm = model.stem_conv, model.stem_norm
     deeper.final_norm, deeper.head = model.final_norm, model.head

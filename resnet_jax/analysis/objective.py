@@ -118,8 +118,7 @@ def require_batch_norm(batch_norm: str, config: ModelConfig) -> None:
     Raises:
         InputError: for a net with dropout or annealed shortcuts.
     """
-    annealed = config.residual and config.shortcut_transform == "annealed_scaling"
-    if batch_norm == "batch" and (config.has_dropout or annealed):
+    if batch_norm == "batch" and (config.has_dropout or config.is_annealed):
         what = "dropout" if config.has_dropout else "annealed shortcuts"
         raise InputError(
             f"--batch_norm=batch: the net has {what}, and computes something else in training; "

@@ -26,7 +26,7 @@ from absl import flags
 from flax import nnx
 
 from resnet_jax import command, run_folder, terminal
-from resnet_jax.analysis.trained import given
+from resnet_jax.analysis.trained import described, given
 from resnet_jax.data import augment
 from resnet_jax.errors import InputError
 from resnet_jax.models import complexity, registry
@@ -94,7 +94,7 @@ def trace(
     report = {
         "image": image.name,
         "step": request.step,
-        "net": _net(request.config.model),
+        "net": described(request.config.model),
         "dataset": request.config.data.name,
         "parts": rows(values, costs),
         "classes": [{"class": names[i], "probability": float(probabilities[i])} for i in order],
@@ -195,14 +195,6 @@ def _row(cost: complexity.PartCost, value: np.ndarray) -> dict[str, Any]:
 
 def _stage(name: str) -> str:
     return name.split(",")[0]
-
-
-def _net(model: Any) -> dict[str, Any]:
-    return {
-        "family": "residual" if model.residual else "plain",
-        "depth": model.depth,
-        "activation_order": model.activation_order,
-    }
 
 
 def show(report: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import optax
 
 from resnet_jax import run_folder
 from resnet_jax.analysis import gates
-from resnet_jax.config import RunConfig, load_json
+from resnet_jax.config import ModelConfig, RunConfig, load_json
 from resnet_jax.data import augment
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, torch_weights
@@ -42,6 +42,15 @@ def keep(workdir: pathlib.Path, name: str, report: dict[str, Any]) -> pathlib.Pa
     path.parent.mkdir(exist_ok=True)
     run_folder.write_json(path, report)
     return path
+
+
+def described(model: ModelConfig) -> dict[str, Any]:
+    """What a reader needs to know of a net before its numbers."""
+    return {
+        "family": "residual" if model.residual else "plain",
+        "depth": model.depth,
+        "activation_order": model.activation_order,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +121,7 @@ class Trained:
     def about(self, split: str, examples: int) -> dict[str, Any]:
         """What a reader of figures on this net needs to know."""
         return {
-            "net": {
-                "family": "residual" if self.config.model.residual else "plain",
-                "depth": self.config.model.depth,
-                "activation_order": self.config.model.activation_order,
-                "seed": self.config.train.seed,
-            },
+            "net": {**described(self.config.model), "seed": self.config.train.seed},
             "step": self.step,
             "dataset": self.experiment.dataset["name"],
             "split": split,

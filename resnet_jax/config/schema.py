@@ -92,6 +92,11 @@ class ModelConfig:
         """Whether each block draws masks of its own in training, so that no two are alike."""
         return self.residual and self.shortcut_transform == "dropout"
 
+    @property
+    def is_annealed(self) -> bool:
+        """Whether the strength of its shortcuts moves while it trains."""
+        return self.residual and self.shortcut_transform == "annealed_scaling"
+
 
 @dataclasses.dataclass(frozen=True)
 class SyntheticConfig:

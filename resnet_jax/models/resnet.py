@@ -92,7 +92,7 @@ class CifarResNet(nnx.Module):
         # Kept with the running statistics, so that an evaluation uses the scale of the last step.
         self.shortcut_scale = (
             nnx.BatchStat(jnp.asarray(config.shortcut_scale, numerics.param_dtype))
-            if config.residual and config.shortcut_transform == "annealed_scaling"
+            if config.is_annealed
             else None
         )
 
@@ -160,7 +160,6 @@ class CifarResNet(nnx.Module):
             raise ValueError("a net with dropout is trained with a key for each image, got None")
         if train and self.shortcut_scale is not None:
             self._anneal(progress)
-
         scale = None if self.shortcut_scale is None else self.shortcut_scale[...]
         how: Any = {"train": train, "keys": keys if train else None, "shortcut_scale": scale}
         found = [Part("stem", functools.partial(self._stem, train=train))]

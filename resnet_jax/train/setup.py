@@ -48,10 +48,9 @@ class Experiment:
         resident: where each split lies in `arrays`.
         arrays: images, labels, normalisation, the seed and, if the loss is weighted, the classes'
             weights; copied to every device.
-        model: the net, as a pure function.
+        apply: the net, as a pure function.
         state: before the first step, on the host, as checkpoints have it.
         loops: whether the program has blocks that are alike as a loop.
-        tx: the optimizer.
         steps_per_call: steps in one call of `train_program`.
         train_program: (state, arrays, examples) -> (state,).
     """
