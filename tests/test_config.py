@@ -564,3 +564,24 @@ def test_every_class_of_fields_is_covered_by_that_search():
         for hint in typing.get_type_hints(cls).values()
     )
     assert leaves == len(field_names()) == len(set(field_names()))
+
+
+@pytest.mark.parametrize("data", [{"train_on": "train+val"}, {"val_fraction": 0.0}])
+def test_a_plateau_without_a_validation_split_is_refused(data):
+    message = refusal(data=data, optimizer={"schedule": "plateau"})
+    assert "config.optimizer.schedule='plateau' follows the error on val" in message
+    assert "use 'step'" in message
+
+
+@pytest.mark.parametrize("field", ["plateau_patience", "plateau_improvement"])
+def test_what_concerns_plateaus_is_refused_with_other_schedules(field):
+    message = refusal(optimizer={field: 7})
+    assert f"config.optimizer.{field}=7 has no effect" in message and "'step'" in message
+    validate({"optimizer": {field: 7, "schedule": "plateau"}})
+
+
+def test_statistics_that_stay_as_they_are_are_not_measured_anew():
+    message = refusal(model={"batch_norm": "frozen"}, train={"reestimation_batches": 5})
+    assert "config.train.reestimation_batches=5 has no effect" in message
+    message = refusal(model={"batch_norm_decay": 1.0}, train={"reestimation_batches": 5})
+    assert "not possible with config.model.batch_norm_decay=1" in message

@@ -79,7 +79,7 @@ def trace(
     model = registry.build(
         request.config.model, channels=preprocessing.image_shape[-1], num_classes=len(names)
     )
-    registry.update(model, *jax.tree.map(jnp.asarray, (state.params, state.stats)))
+    registry.update(model, *jax.tree.map(jnp.asarray, tuple(state.evaluated)))
     values = outputs(model, request.pixels, preprocessing.normalization, blocks=blocks)
     logits = values[-1].astype(float)
     if not np.isfinite(logits).all():

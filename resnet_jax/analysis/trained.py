@@ -89,7 +89,7 @@ class Trained:
         require_same_data(experiment.dataset, workdir)
         state = checkpoints.restore(step, like=experiment.state)
         model = _build(experiment)
-        registry.update(model, *jax.tree.map(jnp.asarray, (state.params, state.stats)))
+        registry.update(model, *jax.tree.map(jnp.asarray, tuple(state.evaluated)))
         return cls(config, step, dataclasses.replace(experiment, state=state), model)
 
     @classmethod

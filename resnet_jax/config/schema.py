@@ -152,8 +152,12 @@ class OptimizerConfig:
     weight_decay: float = _field(1e-4, minimum=0)
     # False exempts BN scales and all biases from the decay.
     decay_batch_norm: bool = _field(True)
-    schedule: str = _field("step", allowed=("step", "cosine", "constant"))
+    # step: times `decay_factor` at each milestone; plateau: whenever `plateau_patience` evaluations
+    # in a row have not lowered val's error by more than `plateau_improvement` points.
+    schedule: str = _field("step", allowed=("step", "plateau", "cosine", "constant"))
     milestones: tuple[int, ...] = _field((32_000, 48_000))
+    plateau_patience: int = _field(3, minimum=1)
+    plateau_improvement: float = _field(0.1, minimum=0, maximum=100)
     decay_factor: float = _field(0.1, minimum=0, maximum=1)
     # constant: `warmup_learning_rate` for `warmup_steps`; linear: from it up to `learning_rate`;
     # until_error: at it until the running training error falls below `warmup_error` percent.
@@ -172,6 +176,16 @@ class TrainConfig:
     # balanced: an example of class c counts n / (k n_c) in the loss that is descended (n images of
     # k classes, n_c of c in `train`). Logged losses and errors stay unweighted.
     class_weights: str = _field("none", allowed=("none", "balanced"))
+    # Share of the target probability that is spread over all classes (Szegedy et al. 2016, arXiv
+    # 1512.00567, Sec. 7, with 0.1), in the loss that is descended; logged losses are without.
+    label_smoothing: float = _field(0.0, minimum=0, maximum=0.99)
+    # Evaluate a moving average of weights and running statistics instead of the last ones:
+    # average = d * average + (1 - d) * new after each step, with d = min(this, (1 + step) /
+    # (10 + step)) so that the first steps are forgotten; 0 for none.
+    average_decay: float = _field(0.0, minimum=0, maximum=0.999999)
+    # Batches over which BN's statistics are measured anew, with the final weights, before the last
+    # evaluation (He 2015, appendix A, for weights that are frozen afterwards); 0 for none.
+    reestimation_batches: int = _field(0, minimum=0)
     seed: int = _field(0, minimum=0, maximum=2**31 - 1)
     eval_interval: int = _field(1_000, minimum=1, operational=True)
     eval_batch_size: int = _field(500, minimum=1, operational=True)

@@ -44,9 +44,7 @@ class Evaluator:
         """
         parts, logits = [], []
         for examples, mask in self.experiment.resident.padded_batches(split, self.batch_size):
-            part, scores = self.program(
-                state.params, state.stats, self.experiment.arrays, examples, mask
-            )
+            part, scores = self.program(*state.evaluated, self.experiment.arrays, examples, mask)
             parts.append(self.experiment.devices.single_copy(part))
             logits.append(scores)
             # One batch is always under way, and what `between` asks is not answered too late.

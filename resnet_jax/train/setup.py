@@ -26,7 +26,7 @@ from resnet_jax.models import registry, torch_weights
 from resnet_jax.models.repeated import UNROLLED, Repetition, with_loops, without_loops
 from resnet_jax.parallel import AXIS, DeviceMap
 from resnet_jax.train import optimizer
-from resnet_jax.train.state import TrainState
+from resnet_jax.train.state import AveragedState, TrainState
 from resnet_jax.train.step import training_program
 
 LOG = logging.getLogger(__name__)
@@ -83,6 +83,14 @@ class Experiment:
         """One copy of what is on the devices, laid out as checkpoints are."""
         one = self.devices.single_copy(state)
         return cast(TrainState, without_loops(jax.device_get(one)) if self.loops else one)
+
+    def judged(self, state: TrainState, val_error: float) -> TrainState:
+        """The state on the devices after an evaluation; see `optimizer.after_evaluation`."""
+        if self.config.optimizer.schedule != "plateau":
+            return state
+        one = self.devices.single_copy(state.opt_state)
+        after = optimizer.after_evaluation(self.config.optimizer, one, val_error)
+        return dataclasses.replace(state, opt_state=self.devices.replicate(after))
 
     @classmethod
     def prepare(cls, config: RunConfig) -> "Experiment":
@@ -220,7 +228,8 @@ def initial_state(
         torch_weights.load_into(model, pathlib.Path(weights))
     net = registry.functional(model)
     tx = optimizer.build(config.optimizer, config.train.steps)
-    state = jax.device_get(TrainState.create(net.params, net.stats, tx))
+    kind = AveragedState if config.train.average_decay else TrainState
+    state = jax.device_get(kind.create(net.params, net.stats, tx))
     return net.apply, tx, without_loops(state)
 
 
