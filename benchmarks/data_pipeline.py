@@ -39,7 +39,8 @@ def parts(experiment: "Experiment") -> dict[str, Callable[[], int]]:
     import jax
 
     from resnet_jax.data import augment
-    from resnet_jax.data.pipeline import Resident, TrainingOrder
+    from resnet_jax.data.order import TrainingOrder
+    from resnet_jax.data.pipeline import Resident
 
     config, per_call = experiment.config, experiment.steps_per_call
     size, count = config.train.batch_size, _IMAGES.value

@@ -34,10 +34,10 @@ def bare_step_rate(experiment: "Experiment", steps: int) -> float:
     """Images per second of the compiled step alone, its batches chosen beforehand."""
     import jax
 
-    from resnet_jax.data.pipeline import TrainingOrder
+    from resnet_jax.data.order import TrainingOrder
 
     train = experiment.config.train
-    order = TrainingOrder(experiment.resident.sizes["train"], train.batch_size, train.seed)
+    order = TrainingOrder(experiment.feed.sizes["train"], train.batch_size, train.seed)
     per_call = experiment.steps_per_call
     batches = [order.batches(first, per_call) for first in range(0, steps, per_call)]
     state = experiment.placed(experiment.state)

@@ -42,11 +42,11 @@ def measure(mapping: str, devices: int) -> list[float]:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
     import jax
 
-    from resnet_jax.data.pipeline import TrainingOrder
+    from resnet_jax.data.order import TrainingOrder
     from resnet_jax.train.setup import Experiment
 
     experiment = Experiment.prepare(config)
-    order = TrainingOrder(experiment.resident.sizes["train"], _BATCH.value, 0)
+    order = TrainingOrder(experiment.feed.sizes["train"], _BATCH.value, 0)
     per_call = experiment.steps_per_call
     state = experiment.placed(experiment.state)
     rates = []

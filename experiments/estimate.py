@@ -80,13 +80,13 @@ def measure(path: pathlib.Path) -> dict[str, Any]:
     """Counts a net's parameters and multiply-adds for one image, and times its training step."""
     import jax
 
-    from resnet_jax.data.pipeline import TrainingOrder
+    from resnet_jax.data.order import TrainingOrder
     from resnet_jax.models import complexity, registry
     from resnet_jax.train.setup import Experiment
 
     experiment = Experiment.prepare(load_json(path))
     train = experiment.config.train
-    order = TrainingOrder(experiment.resident.sizes["train"], train.batch_size, train.seed)
+    order = TrainingOrder(experiment.feed.sizes["train"], train.batch_size, train.seed)
     state = experiment.placed(experiment.state)
     start = 0.0
     for call in range(1 + STEPS):
@@ -95,7 +95,7 @@ def measure(path: pathlib.Path) -> dict[str, Any]:
         jax.block_until_ready(state)
         start = start or time.perf_counter()  # after the first call, which compiles
     elapsed = time.perf_counter() - start
-    shape = (1, *experiment.resident.arrays["images"].shape[1:])
+    shape = (1, *experiment.feed.arrays["images"].shape[1:])
     return {
         "parameters": registry.count_parameters(experiment.state.params),
         "multiply_adds": complexity.multiply_adds(

@@ -49,6 +49,11 @@ class DeviceMap:
         return len(self.devices)
 
     @property
+    def host(self) -> tuple[int, int]:
+        """This process among all that train together: (index, count)."""
+        return jax.process_index(), jax.process_count()
+
+    @property
     def is_accelerator(self) -> bool:
         """Whether these are GPUs or TPUs."""
         return bool(self.devices[0].platform != "cpu")
@@ -123,6 +128,18 @@ class DeviceMap:
         sharding = NamedSharding(self._mesh, PartitionSpec())
         return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
 
+    def divide(self, tree: Any, axis: int) -> Any:
+        """Puts each device's share of every array on it, ahead of the program that takes them.
+
+        Args:
+            tree: arrays on the host.
+            axis: along which they are divided, as the program's `inputs` say.
+        """
+        if self.mapping == "pmap":  # which divides and copies by itself
+            return tree
+        sharding = NamedSharding(self._mesh, _spec(axis))
+        return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
+
     def single_copy(self, tree: Any) -> Any:
         """One copy of what `replicate` made or a program returned as copied, still on device."""
         return jax.tree.map(lambda x: x[0], tree) if self.mapping == "pmap" else tree
@@ -145,9 +162,12 @@ class _PmapProgram:
     def _divide(self, value: Any, axis: int | None) -> Any:
         if axis is None:
             return value
-        shape = np.shape(value)
-        parts = (self._count, shape[axis] // self._count)
-        return np.reshape(value, (*shape[:axis], *parts, *shape[axis + 1 :]))
+        return jax.tree.map(lambda x: _split(x, axis, self._count), value)
+
+
+def _split(x: Any, axis: int, count: int) -> Any:
+    shape = np.shape(x)
+    return np.reshape(x, (*shape[:axis], count, shape[axis] // count, *shape[axis + 1 :]))
 
 
 def _join(x: jax.Array, axis: int) -> jax.Array:

@@ -10,6 +10,7 @@
     predictions.npz   logits and labels of val and test, by example id; those of each kept
                       checkpoint stand in predictions-STEP.npz, if they were asked for
     mistakes.npz      the test images that it is surest and wrong about
+    unreadable.json   damaged images, by split and id, and what is wrong with them; only if any
     checkpoints/      Orbax
     tensorboard/      event files
     analysis/         what `resnet_jax.analysis` found, a JSON file each
@@ -42,6 +43,7 @@ PREPROCESSING = "preprocessing.npz"
 EVALUATION = "evaluation.json"
 PREDICTIONS = "predictions.npz"
 MISTAKES = "mistakes.npz"
+UNREADABLE = "unreadable.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 ANALYSIS = "analysis"

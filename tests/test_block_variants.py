@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from resnet_jax.config import ModelConfig, validate
-from resnet_jax.data.pipeline import TrainingOrder
+from resnet_jax.data.order import TrainingOrder
 from resnet_jax.models import registry, torch_weights
 from resnet_jax.models.blocks import ORDERS, Block
 from resnet_jax.models.layers import Numerics
@@ -305,7 +305,7 @@ def run(model, *, devices=1, steps=4, dtype="float32", per_call=1, mapping="shar
         }
     )
     experiment = Experiment.prepare(config)
-    order = TrainingOrder(experiment.resident.sizes["train"], 16, seed=0)
+    order = TrainingOrder(experiment.feed.sizes["train"], 16, seed=0)
     state, states = experiment.devices.replicate(experiment.state), [experiment.state]
     for first in range(0, steps, per_call):
         batches = order.batches(first, per_call)

@@ -412,7 +412,7 @@ def test_a_run_takes_the_weights_of_its_training_split_and_logs_unweighted_numbe
     for kind in ("none", "balanced"):
         experiment = Experiment.prepare(run_config(kind, devices=8))
         state = experiment.devices.replicate(experiment.state)
-        labels = experiment.resident.arrays["labels"][: experiment.resident.sizes["train"]]
+        labels = experiment.feed.arrays["labels"][: experiment.feed.sizes["train"]]
         # The rare class comes last; half of the batch is of it.
         examples = np.argsort(labels, kind="stable")[None, -24:-8].astype(np.int32)
         (state,) = experiment.train_program(state, experiment.arrays, examples)

@@ -312,7 +312,7 @@ def test_as_many_images_as_the_evaluator_has_give_its_numbers_exactly(run):
         trained, **HOW | {"images": 128}, with_plane=False, with_sharpness=False
     )
     experiment = trained.experiment
-    (examples, mask), *_ = experiment.resident.padded_batches("train", 128)
+    (examples, mask), *_ = experiment.feed.padded_batches("train", 128)
     program = Evaluator(experiment).program
     state = experiment.devices.replicate(experiment.state)
     metrics, _ = program(state.params, state.stats, experiment.arrays, examples, mask)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resnet_jax.config import ParallelConfig, validate
-from resnet_jax.data.pipeline import TrainingOrder
+from resnet_jax.data.order import TrainingOrder
 from resnet_jax.errors import InputError
 from resnet_jax.parallel import AXIS, DeviceMap
 from resnet_jax.train.evaluator import Evaluator
@@ -35,7 +35,7 @@ def run(parallel, *, steps, dtype, batch_norm="synced", per_call=1):
         }
     )
     experiment = Experiment.prepare(config)
-    order = TrainingOrder(experiment.resident.sizes["train"], 32, seed=0)
+    order = TrainingOrder(experiment.feed.sizes["train"], 32, seed=0)
     state = experiment.devices.replicate(experiment.state)
     losses = []
     for first in range(0, steps, per_call):

@@ -6,7 +6,8 @@ import pytest
 from resnet_jax.config import DataConfig
 from resnet_jax.data import datasets
 from resnet_jax.data.datasets import Dataset, Split
-from resnet_jax.data.pipeline import Resident, TrainingOrder
+from resnet_jax.data.order import TrainingOrder
+from resnet_jax.data.pipeline import Resident
 
 
 def split(count, *, seed=0, first=0):

@@ -12,7 +12,8 @@ import pytest
 from resnet_jax import run_folder
 from resnet_jax.config import ParallelConfig
 from resnet_jax.data import datasets
-from resnet_jax.data.pipeline import Resident, TrainingOrder
+from resnet_jax.data.order import TrainingOrder
+from resnet_jax.data.pipeline import Resident
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry
 from resnet_jax.parallel import DeviceMap

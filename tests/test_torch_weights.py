@@ -41,8 +41,8 @@ def test_published_weights_predict_what_was_published_on_all_test_images(shared,
     experiment = Experiment.prepare(config)
     evaluator = Evaluator(experiment)
     state = experiment.devices.replicate(experiment.state)
-    values, logits = evaluator.measure(state, "test")
-    predictions = evaluator.predictions("test", logits)
+    values, seen = evaluator.measure(state, "test")
+    predictions = evaluator.predictions(seen)
     expected = np.load(shared / "weights" / "resnet20_cifar10_expected.npz")
     # The stored predictions are in the archive's order, which is that of the sorted names.
     order = np.argsort(predictions["ids"])

@@ -76,6 +76,9 @@ def image(config: DataConfig) -> tuple[tuple[int, int, int], int]:
     if config.name == "synthetic":
         size = config.synthetic
         shape, classes = (size.image_size, size.image_size, size.channels), size.classes
+    elif config.is_streamed:
+        # How many classes a folder has is not known before it is read; nets are alike but for that.
+        shape, classes = (config.image_size, config.image_size, 3), 1_000
     else:
         shape, classes = IMAGES[config.name]
     return shape, len(config.classes) or classes

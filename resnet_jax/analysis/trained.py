@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from resnet_jax import run_folder
@@ -110,13 +111,11 @@ class Trained:
         Args:
             count: how many; all, if there are fewer.
         """
-        resident = self.experiment.resident
-        start = resident.starts["train"]
-        rows = slice(start, start + min(count, resident.sizes["train"]))
-        arrays = resident.arrays
-        inputs = (arrays["images"][rows], arrays["mean"], arrays["std"])
+        feed = self.experiment.feed
+        stored, labels = feed.images("train", np.arange(min(count, feed.sizes["train"])))
+        inputs = (stored, feed.arrays["mean"], feed.arrays["std"])
         images = augment.normalize(*map(jnp.asarray, inputs))
-        return images, jnp.asarray(arrays["labels"][rows])
+        return images, jnp.asarray(labels)
 
     def about(self, split: str, examples: int) -> dict[str, Any]:
         """What a reader of figures on this net needs to know."""
@@ -125,7 +124,7 @@ class Trained:
             "step": self.step,
             "dataset": self.experiment.dataset["name"],
             "split": split,
-            "examples": min(examples, self.experiment.resident.sizes[split]),
+            "examples": min(examples, self.experiment.feed.sizes[split]),
             **provenance.circumstances(),
         }
 
@@ -142,19 +141,18 @@ class Trained:
         Raises:
             InputError: if the split is empty.
         """
-        resident = self.experiment.resident
-        if not resident.sizes[split]:
+        feed = self.experiment.feed
+        if not feed.sizes[split]:
             raise InputError(
                 f"--split={split}: the run has no {split} images; give --split=test, or train with "
                 "config.data.val_examples above 0"
             )
-        sizes = {**resident.sizes, split: min(examples, resident.sizes[split])}
         net = registry.functional(gates.gated(self.model, self.config.model))
         evaluator = Evaluator(
             dataclasses.replace(
                 self.experiment,
                 apply=net.apply,
-                resident=dataclasses.replace(resident, sizes=sizes),
+                feed=feed.at_most(split, examples),
             )
         )
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import ml_collections
 
 from resnet_jax.config.schema import (
+    STREAMED,
     TRANSFORM_FIELDS,
     DataConfig,
     ModelConfig,
@@ -125,6 +126,7 @@ def _check_relations(run: RunConfig) -> None:
     blocks_per_stage(run.model.depth, run.model.block)
     _check_shortcut(run.model)
     _check_classes(run.data)
+    _check_feed(run)
     if run.train.class_weights != "none" and run.data.resampling != "none":
         raise InputError(
             f"config.train.class_weights={run.train.class_weights!r} has no effect after "
@@ -210,6 +212,54 @@ def _check_classes(data: DataConfig) -> None:
             )
     if data.resampling != "mixup":
         _require_default(data, "data", "mixup_alpha", f"config.data.resampling={data.resampling!r}")
+
+
+# What each kind of data set does not read; it stays at its default.
+_OF_RESIDENT = ("class_ratios", "resampling", "crop_padding", "crop_fill")
+_OF_STREAMED = ("image_size", "augmentation", "color_deviation", "workers", "max_unreadable")
+
+
+def _check_feed(run: RunConfig) -> None:
+    """Refuses fields of images in memory for streamed ones, and the other way round."""
+    data, default = run.data, DataConfig()
+    streamed = data.is_streamed
+    for name in _OF_RESIDENT if streamed else _OF_STREAMED:
+        value, usual = getattr(data, name), getattr(default, name)
+        if value != usual:
+            kind = "streams its images" if streamed else "holds its images in memory"
+            raise InputError(
+                f"config.data.{name}={value!r} has no effect with config.data.name={data.name!r}, "
+                f"which {kind}; leave it at {usual!r}"
+            )
+    if not streamed:
+        if run.evaluation.crops != "center":
+            raise InputError(
+                f"config.evaluation.crops={run.evaluation.crops!r} needs streamed images "
+                f"({', '.join(STREAMED)}); with config.data.name={data.name!r} use 'center'"
+            )
+        return
+    if data.normalization not in ("imagenet", "none"):
+        raise InputError(
+            f"config.data.normalization={data.normalization!r} needs statistics of images in "
+            f"memory; with config.data.name={data.name!r} use 'imagenet' or 'none'"
+        )
+    if data.augmentation == "none" and (data.flip or data.color_deviation):
+        raise InputError(
+            "config.data.augmentation='none' neither mirrors nor colours; set config.data.flip="
+            "False and config.data.color_deviation=0 with it, or use another augmentation"
+        )
+    if data.name == "imagenet2012":
+        # Its labels stand in the records, which are only read as they are trained on.
+        for field, given, off in (
+            ("data.classes", data.classes, ()),
+            ("train.class_weights", run.train.class_weights, "none"),
+        ):
+            if given != off:
+                raise InputError(
+                    f"config.{field}={given!r} needs all labels before the first step, which "
+                    "'imagenet2012' does not have; lay the images out as folders and use "
+                    f"config.data.name='image_folder', or leave it at {off!r}"
+                )
 
 
 def _check_shortcut(model: ModelConfig) -> None:

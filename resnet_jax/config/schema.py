@@ -108,12 +108,17 @@ class SyntheticConfig:
     classes: int = _field(10, minimum=2)
 
 
+# Data sets whose images do not fit into memory.
+STREAMED = ("imagenet2012", "image_folder")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Which images, how they are split, normalised and augmented."""
 
-    name: str = _field("cifar10", allowed=("digits", "cifar10", "cifar100", "synthetic"))
-    # The TensorFlow Datasets folder: prepared data sets are looked for and written here.
+    name: str = _field("cifar10", allowed=("digits", "cifar10", "cifar100", "synthetic", *STREAMED))
+    # The TensorFlow Datasets folder: prepared data sets are looked for and written here. Of
+    # image_folder: the folder that holds train/CLASS/IMAGE and val/CLASS/IMAGE.
     data_dir: str = _field("~/tensorflow_datasets", operational=True)
     # Some of the classes, relabelled 0, 1, ... in this order; () takes all. On the command line
     # --config.data.classes="('cat','dog')", or the flag once for each class.
@@ -137,7 +142,28 @@ class DataConfig:
     # Padding before normalisation is black, after it the mean image.
     crop_fill: str = _field("mean", allowed=("mean", "black"))
     flip: bool = _field(True)
+    # Of streamed images, in pixels: height and width of what the net sees. The sizes that images
+    # are brought to before crops are taken (256 to 480 and so on) go with it, at 224 as published.
+    image_size: int = _field(224, minimum=8, maximum=1024)
+    # Crops of streamed images in training. he2015: shorter side 256 to 480, random crop (He 2015,
+    # Sec. 3.4); inception: 8 to 100 % of the area at aspect ratios of 3:4 to 4:3 (Szegedy et al.
+    # 2015, Sec. 6); both mirrored if `flip`, and coloured; none: the centre crop of evaluation.
+    augmentation: str = _field("he2015", allowed=("he2015", "inception", "none"))
+    # Of streamed images: standard deviation of the colour shift along the principal components of
+    # ImageNet's RGB values (Krizhevsky et al. 2012, Sec. 4.1); 0 for none.
+    color_deviation: float = _field(0.1, minimum=0, maximum=10)
+    # Processes that read, decode and crop streamed images; 0: a thread of the run's own process;
+    # -1: one less than there are usable cores.
+    workers: int = _field(-1, minimum=-1, maximum=512, operational=True)
+    # Share of a split's images that may be damaged; one more ends the run. Damaged ones are
+    # replaced in training and left out in evaluation, and listed in the run's folder.
+    max_unreadable: float = _field(0.01, minimum=0, maximum=1, operational=True)
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether its images stay on disk and are decoded while a net trains."""
+        return self.name in STREAMED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,6 +262,10 @@ class EvaluationConfig:
     # "Be sure" asks for this precision, "find all" for this recall.
     sure_precision: float = _field(0.95, minimum=0, maximum=1, operational=True)
     find_recall: float = _field(0.95, minimum=0, maximum=1, operational=True)
+    # Crops of streamed images that the final report averages over: the centre; AlexNet's ten; or
+    # the centre squares of shorter sides 224 to 640 and their mirror images (He 2015, Sec. 3.4).
+    # While a run trains, it looks at the centre alone.
+    crops: str = _field("center", allowed=("center", "ten", "multi_scale"), operational=True)
     # Test images kept as pictures: wrong, and surest of it.
     mistakes: int = _field(24, minimum=0, maximum=500, operational=True)
     # `audit.json` of these data; the error without leaked test images becomes a column.
@@ -321,7 +351,9 @@ def resolve_steps_per_call(run: RunConfig, *, accelerator: bool) -> int:
     """Steps in one compiled call: as configured, or chosen so that it divides every interval."""
     if run.train.steps_per_call:
         return run.train.steps_per_call
-    if not accelerator:
+    # Batches of images are prepared one call ahead: several steps would be gigabytes, and a step
+    # on streamed images takes far longer than its launch.
+    if not accelerator or run.data.is_streamed:
         return 1
     values = intervals(run).values()
     return max(k for k in range(1, 51) if all(value % k == 0 for value in values))

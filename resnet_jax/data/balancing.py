@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from resnet_jax.config import DataConfig
+from resnet_jax.data.selection import Counted
 from resnet_jax.data.split import Split
 from resnet_jax.errors import InputError
 
@@ -58,7 +59,7 @@ def resample(train: Split, class_names: Sequence[str], config: DataConfig) -> Sp
     return Split(*(np.concatenate(column) for column in columns))
 
 
-def class_weights(train: Split, class_names: Sequence[str]) -> np.ndarray:
+def class_weights(train: Counted, class_names: Sequence[str]) -> np.ndarray:
     """Weights that give all classes the same total: w_c = n / (k n_c), float32 [classes].
 
     Args:

@@ -12,7 +12,7 @@ import sklearn.datasets
 
 from resnet_jax.config import DataConfig, SyntheticConfig
 from resnet_jax.data import balancing, selection
-from resnet_jax.data.split import Split
+from resnet_jax.data.split import Split, split_indices
 from resnet_jax.errors import InputError
 from resnet_jax.files import replacing
 
@@ -92,8 +92,14 @@ def load(config: DataConfig) -> Dataset:
     """Loads the configured data set, selects from it, divides it, and resamples `train`.
 
     Raises:
-        InputError: if it is missing and cannot be fetched, or does not hold what it should.
+        InputError: if it is missing and cannot be fetched, does not hold what it should, or is one
+            whose images are streamed.
     """
+    if config.is_streamed:
+        raise InputError(
+            f"config.data.name={config.name!r} streams its images, and this needs them all in "
+            "memory; use a data set that fits"
+        )
     if config.name == "digits":
         class_names, train, test = _digits()
     elif config.name == "synthetic":
@@ -128,23 +134,6 @@ def load(config: DataConfig) -> Dataset:
             selection.require_every_class(f"{config.name} {name}", split, class_names)
     train = balancing.resample(train, class_names, config)
     return Dataset(config.name, class_names, train, val, test, positive)
-
-
-def split_indices(count: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Divides the published training set into train and val, at random but always alike.
-
-    Args:
-        count: of examples.
-        val_fraction: share of `count` held out, rounded to a whole number.
-        seed: of the draw.
-
-    Returns:
-        Sorted indices of train and of val; together they hold each of 0..count-1 once.
-    """
-    # RandomState's stream is frozen by NumPy's policy (NEP 19); Generator's may change.
-    order = np.random.RandomState(seed).permutation(count)
-    held_out = round(count * val_fraction)
-    return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
 def _check(name: str, split: Split, num_classes: int) -> None:

@@ -1,29 +1,40 @@
-"""Which examples a batch holds: a pure function of (seed, step), so resuming needs no iterator."""
+"""Images that lie on the devices, as a run uses them."""
 
 import dataclasses
-from collections.abc import Iterator
+import math
+from collections.abc import Generator, Iterator
 
 import numpy as np
 
 from resnet_jax.config import DataConfig
 from resnet_jax.data.augment import Normalization
 from resnet_jax.data.datasets import Dataset
+from resnet_jax.data.feed import EvaluationBatch
+from resnet_jax.data.order import TrainingOrder
 
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
     """All splits behind one another in one array, so that every split uses the same program.
 
+    A feed (`feed.Feed`) of indices.
+
     Attributes:
         arrays: what the compiled programs read: images uint8 [examples, height, width, channels],
             labels int32 [examples], and the normalisation's mean and std.
         starts: where each split begins in them.
         sizes: how many examples each split has.
+        ids: the example ids of each split.
+        unreadable: none; what is in memory has been read.
+        made_per_second: NaN; nothing is made.
     """
 
     arrays: dict[str, np.ndarray]
     starts: dict[str, int]
     sizes: dict[str, int]
+    ids: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    unreadable: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
+    made_per_second: float = math.nan
 
     @classmethod
     def of(cls, dataset: Dataset, config: DataConfig) -> "Resident":
@@ -45,7 +56,31 @@ class Resident:
             "mean": statistics.mean,
             "std": statistics.std,
         }
-        return cls(arrays, starts, sizes)
+        return cls(arrays, starts, sizes, {name: split.ids for name, split in splits.items()})
+
+    def training(
+        self, order: TrainingOrder, first: int, steps: int, per_call: int
+    ) -> Generator[np.ndarray]:
+        """As `feed.Feed`."""
+        for step in range(first, steps, per_call):
+            yield order.batches(step, per_call)
+
+    def evaluation(self, split: str, batch_size: int) -> Generator[EvaluationBatch]:
+        """As `feed.Feed`."""
+        start = self.starts[split]
+        for examples, mask in self.padded_batches(split, batch_size):
+            ids = self.ids[split][examples - start]
+            yield EvaluationBatch(examples, mask, self.arrays["labels"][examples], ids)
+
+    def images(self, split: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `feed.Feed`."""
+        rows = self.starts[split] + examples
+        return self.arrays["images"][rows], self.arrays["labels"][rows]
+
+    def at_most(self, split: str, examples: int) -> "Resident":
+        """As `feed.Feed`."""
+        sizes = {**self.sizes, split: min(examples, self.sizes[split])}
+        return dataclasses.replace(self, sizes=sizes)
 
     def padded_batches(
         self, split: str, batch_size: int
@@ -59,35 +94,3 @@ class Resident:
         for first in range(0, size, batch_size):
             positions = np.arange(first, first + batch_size)
             yield (start + np.minimum(positions, size - 1)).astype(np.int32), positions < size
-
-
-class TrainingOrder:
-    """An endless stream of examples: one random permutation of the training split after another.
-
-    Args:
-        count: examples in the split.
-        batch_size: examples in a step.
-        seed: of the permutations.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int):
-        self.count, self.batch_size, self.seed = count, batch_size, seed
-        self._orders: dict[int, np.ndarray] = {}
-
-    def batch(self, step: int) -> np.ndarray:
-        """The examples of one step, int32 [batch]; epochs join without dropping any."""
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        epochs, places = np.divmod(positions, self.count)
-        self._orders = {int(epoch): self._order(int(epoch)) for epoch in np.unique(epochs)}
-        parts = [self._orders[epoch][places[epochs == epoch]] for epoch in self._orders]
-        return np.concatenate(parts).astype(np.int32)
-
-    def batches(self, step: int, steps: int) -> np.ndarray:
-        """The examples of `steps` steps from `step` on, int32 [steps, batch]."""
-        return np.stack([self.batch(s) for s in range(step, step + steps)])
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch in self._orders:
-            return self._orders[epoch]
-        # RandomState's stream is frozen by NumPy's policy (NEP 19); Generator's may change.
-        return np.random.RandomState([self.seed, epoch]).permutation(self.count)

@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
+from resnet_jax.data import crops, decode
 from resnet_jax.data.augment import Normalization
 from resnet_jax.errors import InputError, first_line
 from resnet_jax.files import replacing
@@ -22,11 +23,14 @@ class Preprocessing:
         normalization: fitted to the training split.
         image_shape: (height, width, channels).
         class_names: in label order.
+        cropped: whether evaluation sees the centre crop of 224/256 of the shorter side, as of
+            streamed images, and not all that fits the shape.
     """
 
     normalization: Normalization
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    cropped: bool = False
 
     def save(self, path: pathlib.Path) -> None:
         """Writes everything into one .npz file, in one step."""
@@ -37,6 +41,7 @@ class Preprocessing:
                 std=self.normalization.std,
                 image_shape=np.array(self.image_shape),
                 class_names=np.array(self.class_names),
+                cropped=np.array(self.cropped),
             )
 
     @classmethod
@@ -54,6 +59,8 @@ class Preprocessing:
                     Normalization(arrays["mean"], arrays["std"]),
                     (height, width, channels),
                     tuple(arrays["class_names"].tolist()),
+                    # Runs of versions before images were streamed have none.
+                    bool(arrays.get("cropped", False)),
                 )
         except FileNotFoundError as error:
             raise InputError(f"{path} does not exist; {mend}") from error
@@ -65,9 +72,10 @@ class Preprocessing:
         """Reads an image file as the net's data set has its images.
 
         Turned as its EXIF data say, laid on white where it is transparent (what most viewers
-        show), cut to the shape of the data set's images around its centre, resized by bicubic
-        interpolation with antialiasing, and converted to colour or grey (ITU-R 601 luma). An image
-        that is of that size already keeps its pixels. Of an animation this is the first frame.
+        show), and converted to colour or grey (ITU-R 601 luma). Then it is cut to the shape of the
+        data set's images around its centre and resized by bicubic interpolation with antialiasing;
+        one that is of that size already keeps its pixels. If the run's images were streamed, it is
+        cropped as they are in evaluation. Of an animation this is the first frame.
 
         Args:
             path: of any format and mode that Pillow reads; 16 bits are brought to 8.
@@ -86,7 +94,7 @@ class Preprocessing:
             )
         try:
             with PIL.Image.open(path) as file:
-                image = _opaque(PIL.ImageOps.exif_transpose(file)).convert(MODES[channels])
+                image = decode.opaque(PIL.ImageOps.exif_transpose(file)).convert(MODES[channels])
         except FileNotFoundError as error:
             raise InputError(f"image {path} does not exist; check the path") from error
         except PIL.UnidentifiedImageError as error:
@@ -94,19 +102,8 @@ class Preprocessing:
         # Pillow's decoders raise many kinds, not all of them OSError or ValueError.
         except Exception as error:
             raise InputError(f"image {path} cannot be read: {first_line(error)}") from error
+        if self.cropped:
+            box = crops.center(image.width, image.height, width)
+            return decode.resized(image, box, width)
         fitted = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.BICUBIC)
         return np.asarray(fitted, np.uint8).reshape(self.image_shape)
-
-
-def _opaque(image: PIL.Image.Image) -> PIL.Image.Image:
-    """The image in 8 bits and without transparency."""
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        # Pillow would clip these, and has 16-bit images in 32-bit ones at times.
-        if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
-            raise ValueError(f"mode {image.mode!r} has no agreed range; save it with 8 or 16 bits")
-        return PIL.Image.fromarray(np.rint(values / 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
-    return image

@@ -6,6 +6,7 @@ images.
 
 import difflib
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -81,7 +82,17 @@ def with_ratios(name: str, split: Split, class_names: Sequence[str], config: Dat
     return split.take(np.sort(np.concatenate(indices)))
 
 
-def require_every_class(name: str, split: Split, class_names: Sequence[str]) -> None:
+class Counted(Protocol):
+    """Examples whose classes can be counted."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def class_sizes(self, num_classes: int) -> np.ndarray:
+        """How many each class has, int [classes]."""
+
+
+def require_every_class(name: str, split: Counted, class_names: Sequence[str]) -> None:
     """Refuses a split that lacks a class.
 
     Raises:

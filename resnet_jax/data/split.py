@@ -37,3 +37,20 @@ class Split:
         for array in (self.images, self.labels):
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+def split_indices(count: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Divides the published training set into train and val, at random but always alike.
+
+    Args:
+        count: of examples.
+        val_fraction: share of `count` held out, rounded to a whole number.
+        seed: of the draw.
+
+    Returns:
+        Sorted indices of train and of val; together they hold each of 0..count-1 once.
+    """
+    # RandomState's stream is frozen by NumPy's policy (NEP 19); Generator's may change.
+    order = np.random.RandomState(seed).permutation(count)
+    held_out = round(count * val_fraction)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])

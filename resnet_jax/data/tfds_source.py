@@ -1,6 +1,7 @@
-"""Prepared TensorFlow Datasets folders, read as arrays through `array_record`."""
+"""Prepared TensorFlow Datasets folders, read through `array_record`: as arrays, or streamed."""
 
 import dataclasses
+import hashlib
 import io
 import pathlib
 from typing import Any
@@ -10,8 +11,14 @@ import PIL.Image
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
+from resnet_jax.config import DataConfig
 from resnet_jax.data.prepare import prepare
+from resnet_jax.data.sources import Records
+from resnet_jax.data.streamed import StreamedDataset, StreamedSplit
 from resnet_jax.errors import InputError, first_line
+
+# Russakovsky et al. 2015 (arXiv 1409.0575), Table 2.
+IMAGENET_SIZES = {"train": 1_281_167, "validation": 50_000}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +96,50 @@ def prepared(name: str, data_dir: pathlib.Path) -> PreparedDataset:
             f"data set {name}: {missing[0]} is missing; delete {folder} and prepare it again"
         )
     return PreparedDataset(name, data_dir, builder)
+
+
+def imagenet2012(config: DataConfig) -> StreamedDataset:
+    """Opens TFDS's `imagenet2012` in `data.data_dir`; no image is read.
+
+    Returns:
+        The published splits, `val` (empty so far) aside: TFDS's `validation` is `test`.
+
+    Raises:
+        InputError: if it is not there, its preparation was not finished, or a file is missing.
+    """
+    data_dir = pathlib.Path(config.data_dir).expanduser()
+    folder = data_dir / config.name
+    how = "prepare it as docs/imagenet.md tells, or give config.data.data_dir of another folder"
+    unfinished = sorted(folder.glob("*.incomplete*"))
+    builder = _open(config.name, data_dir) if folder.is_dir() else None
+    if builder is None or not builder.is_prepared():
+        what = f"{unfinished[0]} was not finished" if unfinished else f"it is not in {folder}"
+        raise InputError(f"data set {config.name}: {what}; {how}")
+    splits, digest = {}, hashlib.sha256()
+    sizes = {name: split.num_examples for name, split in builder.info.splits.items()}
+    for name in IMAGENET_SIZES:
+        if not sizes.get(name):
+            raise InputError(f"data set {config.name}: it has no {name} split; {how}")
+        files = _record_files(builder, name)
+        for file in files:
+            if not file.is_file():
+                raise InputError(
+                    f"data set {config.name}: {file} is missing; copy it again, or {how}"
+                )
+            digest.update(f"{file.name}\0{file.stat().st_size}\n".encode())
+        counts = builder.info.splits[name].shard_lengths
+        source = Records(tuple(zip(map(str, files), counts, strict=True)))
+        splits[name] = StreamedSplit(source, np.arange(sizes[name]))
+    return StreamedDataset(
+        name=config.name,
+        class_names=tuple(builder.info.features["label"].names),
+        train=splits["train"],
+        val=splits["train"].take(np.arange(0)),
+        test=splits["validation"],
+        image_size=config.image_size,
+        listing=digest.hexdigest(),
+        original={name: sizes[name] for name in IMAGENET_SIZES} == IMAGENET_SIZES,
+    )
 
 
 def _open(name: str, data_dir: pathlib.Path) -> Any:

@@ -8,6 +8,7 @@ from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, load_json
 from resnet_jax.files import replacing
 from resnet_jax.train import checkpoint
+from resnet_jax.train.damage import DamageList
 from resnet_jax.train.earlier import logged_error, require_same, require_same_data, restored
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.final import final_report, save_predictions
@@ -40,6 +41,7 @@ def evaluate(
     require_same_data(experiment.dataset, workdir)
     experiment.preprocessing.save(workdir / run_folder.PREPROCESSING)
     evaluator = Evaluator(experiment)
+    damage = DamageList(experiment.feed, workdir)
     if which == "all":
         left_out = {step, *checkpoints.damaged()}
         for older in [kept for kept in checkpoints.steps if kept not in left_out]:
@@ -48,6 +50,7 @@ def evaluate(
             save_predictions(path, evaluator.all_predictions(state))
     state, step = restored(experiment, checkpoints, step)
     predictions = evaluator.all_predictions(state)
+    damage.keep()
     train_error = logged_error(workdir, step, "train")
     report = final_report(experiment, predictions, workdir, step, train_error)
     if which == "all":  # the last step's under its own name too

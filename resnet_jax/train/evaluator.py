@@ -1,15 +1,34 @@
 """Evaluation of a whole split by one compiled program, each example exactly once."""
 
+import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from resnet_jax.data import crops
+from resnet_jax.data.stream import Streamed
 from resnet_jax.metrics import accumulate
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
-from resnet_jax.train.step import evaluation_program
+from resnet_jax.train.step import crop_program, evaluation_program
+
+
+class Seen(NamedTuple):
+    """One padded batch as a net has seen it.
+
+    Attributes:
+        logits: float [batch, classes], on the devices.
+        mask: bool [batch], False for filling and for images that cannot be read.
+        labels: int32 [batch].
+        ids: str [batch].
+    """
+
+    logits: Any
+    mask: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
 
 
 class Evaluator:
@@ -30,8 +49,8 @@ class Evaluator:
 
     def measure(
         self, state: TrainState, split: str, *, between: Callable[[], None] = lambda: None
-    ) -> tuple[dict[str, float], list[Any]]:
-        """Evaluates a split.
+    ) -> tuple[dict[str, float], list[Seen]]:
+        """Evaluates a split; streamed images by their centre crops.
 
         Args:
             state: replicated over the devices.
@@ -39,35 +58,108 @@ class Evaluator:
             between: called between two batches; what it raises ends the evaluation.
 
         Returns:
-            Loss and error (percent) over the split, and the logits of each padded batch, still on
-            the devices.
+            Loss and error (percent) over the split, and what was seen of each padded batch, whose
+            logits are still on the devices.
         """
-        parts, logits = [], []
-        for examples, mask in self.experiment.resident.padded_batches(split, self.batch_size):
-            part, scores = self.program(*state.evaluated, self.experiment.arrays, examples, mask)
-            parts.append(self.experiment.devices.single_copy(part))
-            logits.append(scores)
-            # One batch is always under way, and what `between` asks is not answered too late.
-            jax.block_until_ready(logits[-2:-1])
-            between()
-        return accumulate.merge(parts), logits
+        parts: list[Any] = []
+        seen: list[Seen] = []
+        with contextlib.closing(self.experiment.feed.evaluation(split, self.batch_size)) as batches:
+            for batch in batches:
+                part, logits = self.program(
+                    *state.evaluated,
+                    self.experiment.arrays,
+                    self._placed(batch.inputs),
+                    batch.mask,
+                )
+                parts.append(self.experiment.devices.single_copy(part))
+                seen.append(Seen(logits, batch.mask, batch.labels, batch.ids))
+                # One batch is always under way, and what `between` asks is not answered too late.
+                jax.block_until_ready([part.logits for part in seen[-2:-1]])
+                between()
+        return accumulate.merge(parts), seen
 
-    def predictions(self, split: str, logits: list[Any]) -> dict[str, np.ndarray]:
-        """A split's logits [examples, classes], as `measure` gave them, its labels and its ids."""
-        resident = self.experiment.resident
-        start, size = resident.starts[split], resident.sizes[split]
-        return {
-            "logits": np.concatenate([np.asarray(part) for part in logits])[:size],
-            "labels": resident.arrays["labels"][start : start + size],
-            "ids": self.experiment.ids[split],
+    def predictions(self, seen: list[Seen]) -> dict[str, np.ndarray]:
+        """What `measure` saw, without filling and damaged images.
+
+        Returns:
+            `logits` [examples, classes], `labels` and `ids`; `places`: where in the split each
+            example stands.
+        """
+        found = {
+            name: np.concatenate([np.asarray(getattr(part, name))[part.mask] for part in seen])
+            for name in ("logits", "labels", "ids")
         }
+        return found | {"places": np.flatnonzero(np.concatenate([part.mask for part in seen]))}
 
     def all_predictions(
         self, state: TrainState, *, between: Callable[[], None] = lambda: None
     ) -> dict[str, dict[str, np.ndarray]]:
-        """The `predictions` of val and test, as far as they are not empty; `between` as above."""
+        """The predictions of val and test, as far as they are not empty, by the configured crops.
+
+        Args:
+            state: replicated over the devices.
+            between: as in `measure`.
+        """
         return {
-            split: self.predictions(split, self.measure(state, split, between=between)[1])
+            split: self.predictions(self.measure(state, split, between=between)[1])
+            if self.sees_center
+            else self._by_crops(state, split, between)
             for split in ("val", "test")
-            if self.experiment.resident.sizes[split]
+            if self.experiment.feed.sizes[split]
         }
+
+    @property
+    def sees_center(self) -> bool:
+        """Whether the report is on the same crops as the evaluations of a run on its way."""
+        return self.experiment.config.evaluation.crops == "center"
+
+    def _by_crops(
+        self, state: TrainState, split: str, between: Callable[[], None]
+    ) -> dict[str, np.ndarray]:
+        """Predictions by several crops: as logits stand the logarithms of the mean probabilities.
+
+        Reference: Krizhevsky et al. 2012, Sec. 4.1, averages "the predictions made by the
+        network's softmax layer".
+        """
+        experiment = self.experiment
+        feed, config = experiment.feed, experiment.config
+        assert isinstance(feed, Streamed)  # the config is refused for others
+        program = experiment.devices.compile(
+            crop_program(experiment.apply),
+            inputs=(None, None, 0, None, None, None),
+            outputs=(0,),
+        )
+        mean, std = experiment.arrays["mean"], experiment.arrays["std"]
+        flags = [experiment.devices.replicate(np.bool_(value)) for value in (False, True)]
+        summed: np.ndarray | float = 0.0
+        count = 0
+        for view in crops.views(config.evaluation.crops, config.data.image_size):
+            seen = []
+            # Crops of one image are classified one after another, and larger ones take more memory:
+            # fewer images at once keep that of the centre crops.
+            larger = (view.size / config.data.image_size) ** 2
+            size = experiment.devices.round_up(max(round(self.batch_size / larger), 1))
+            with contextlib.closing(feed.crops(split, size, view)) as batches:
+                for batch in batches:
+                    assert isinstance(batch.inputs, dict)
+                    total: Any = 0.0
+                    for images in batch.inputs["images"]:
+                        placed = experiment.devices.divide(images, 0)
+                        for mirrored in flags[: 1 + view.mirrored]:
+                            (probabilities,) = program(
+                                state.params, state.stats, placed, mean, std, mirrored
+                            )
+                            total = total + np.asarray(probabilities, np.float64)
+                    seen.append(Seen(total, batch.mask, batch.labels, batch.ids))
+                    between()
+            found = self.predictions(seen)
+            summed = summed + found["logits"]
+            count += len(batch.inputs["images"]) * (1 + view.mirrored)
+        smallest = np.finfo(np.float32).tiny
+        found["logits"] = np.log(np.maximum(summed / count, smallest)).astype(np.float32)
+        return found
+
+    def _placed(self, inputs: Any) -> Any:
+        """Images on their way to the devices; indices are passed with the call."""
+        is_streamed = isinstance(inputs, dict)
+        return self.experiment.devices.divide(inputs, 0) if is_streamed else inputs

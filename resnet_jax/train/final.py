@@ -35,7 +35,8 @@ def final_report(
 
     Returns:
         What `evaluation.json` holds: step, train_error, settings, a report for each split (see
-        `classification.report`), operating_points (see `thresholds`; none without val) and
+        `classification.report`; `unreadable` is the number of damaged images that it leaves out, if
+        there are any), operating_points (see `thresholds`; none without val) and
         findings.
     """
     report = _judged(experiment, predictions) | {"step": step, "train_error": train_error}
@@ -50,7 +51,11 @@ def final_report(
 
 def save_predictions(path: pathlib.Path, predictions: Predictions) -> None:
     """Writes the predictions of each split as arrays `<split>_logits`, `_labels` and `_ids`."""
-    arrays = {f"{name}_{key}": x for name, p in predictions.items() for key, x in p.items()}
+    arrays = {
+        f"{name}_{key}": found[key]
+        for name, found in predictions.items()
+        for key in ("logits", "labels", "ids")
+    }
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -63,6 +68,10 @@ def _judged(experiment: Experiment, predictions: Predictions) -> dict[str, Any]:
         )
         for split, found in predictions.items()
     }
+    for split, report in reports.items():
+        damaged = experiment.feed.unreadable.get(split)
+        if damaged:
+            report["unreadable"] = len(damaged)
     if experiment.leaked is not None:
         reports["test"]["deduplicated"] = _deduplicated(experiment, predictions["test"])
     points = []
@@ -102,9 +111,9 @@ def _mistakes(experiment: Experiment, test: dict[str, np.ndarray]) -> dict[str, 
     loss = -likelihoods[rows, test["labels"]]
     wrong = np.flatnonzero(predicted != test["labels"])
     worst = wrong[np.argsort(-loss[wrong], kind="stable")][: experiment.config.evaluation.mistakes]
-    start = experiment.resident.starts["test"]
+    images, _ = experiment.feed.images("test", test["places"][worst])
     return {
-        "images": experiment.resident.arrays["images"][start + worst],
+        "images": images,
         "labels": test["labels"][worst],
         "predicted": predicted[worst],
         "probability_predicted": np.exp(likelihoods[worst, predicted[worst]]),

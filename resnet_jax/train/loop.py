@@ -13,11 +13,12 @@ from clu import parameter_overview
 
 from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, records_signals, to_json
-from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
 from resnet_jax.train import optimizer, provenance
 from resnet_jax.train.checkpoint import Checkpoints
+from resnet_jax.train.damage import DamageList
+from resnet_jax.train.data_wait import DataWait
 from resnet_jax.train.earlier import logged_error, require_same, require_same_data, restored
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.final import final_report
@@ -126,6 +127,10 @@ class Attempt:
             experiment, self.checkpoints, self.checkpoints.newest_intact()
         )
         self._describe()
+        self.damage = DamageList(experiment.feed, workdir)
+        # Images in memory are always there.
+        streamed = self.config.data.is_streamed
+        self.batches = DataWait(experiment.batches(self.start), watched=streamed)
         self.writer = MetricsWriter(
             workdir, after_step=self.start, tensorboard=self.config.log.tensorboard
         )
@@ -140,6 +145,7 @@ class Attempt:
         wanted = recorder if records_signals(self.config) and not experiment.loops else None
         self.recorder = wanted(experiment, workdir, self.start) if wanted else None
         self.predictions: dict[str, dict[str, np.ndarray]] = {}
+        self.data: dict[str, float] = {}
         self.last_told = -math.inf
         self.last_beat = -math.inf
 
@@ -175,6 +181,7 @@ class Attempt:
             self._status(run_folder.FAILED, self.checkpoints.last_step or 0, reason=reason)
             raise
         finally:
+            self.batches.close()
             self.progress.close()
             self.writer.close()
             self.checkpoints.close()
@@ -182,20 +189,20 @@ class Attempt:
     def _all_steps(self) -> tuple[str, int]:
         """Trains to the end, or until something ends it; tells what, and at which step."""
         train, per_call = self.config.train, self.experiment.steps_per_call
-        order = TrainingOrder(self.experiment.resident.sizes["train"], train.batch_size, train.seed)
         self._status(run_folder.RUNNING, self.start)
         step = self.start
         try:
             self._look_if_cut_off()
             self._record_signals(step)
             for first in range(self.start, train.steps, per_call):
-                examples = order.batches(first, per_call)
+                batch = self.batches.next()
                 # The host prepares one call ahead, never more: a request to stop is about now.
                 jax.block_until_ready(self.state.step)
                 self._between_calls(worked=first > self.start)
                 (self.state,) = self.experiment.train_program(
-                    self.state, self.experiment.arrays, examples
+                    self.state, self.experiment.arrays, batch
                 )
+                self.batches.computing(self.state.step)
                 step = first + per_call
                 last = step == train.steps
                 if step % self.config.log.interval == 0 or last:
@@ -219,6 +226,7 @@ class Attempt:
             StopAsked: if the run is to end.
             OSError: if a save in the background has failed.
         """
+        self.damage.keep()
         if worked and time.monotonic() - self.last_beat > run_folder.BEAT_SECONDS:
             self.last_beat = time.monotonic()
             run_folder.beat(self.workdir)
@@ -234,10 +242,19 @@ class Attempt:
         values["learning_rate"] = float(str(optimizer.learning_rate(state.opt_state)))
         self.train_error = values["error"]
         self.writer.write(step, "train", values)
-        self.progress.update(step, values)
+        self.data = self._data()
+        told = "  (data: up to {images_per_second:.0f} img/s; {wait:.0%} of the time waiting)"
+        self.progress.update(step, values, told.format(**self.data) if self.data else "")
         if time.monotonic() - self.last_told > STATUS_SECONDS:
             self._status(run_folder.RUNNING, step)
         return int(state.first_nonfinite_step)
+
+    def _data(self) -> dict[str, float]:
+        """Of streamed images: how many could be made in a second, and the share of time lost."""
+        if not self.config.data.is_streamed:
+            return {}
+        rate = self.experiment.feed.made_per_second
+        return {"images_per_second": rate, "wait": self.batches.share()}
 
     def _look_and_save(self, step: int, last: bool) -> None:
         train = self.config.train
@@ -281,12 +298,12 @@ class Attempt:
             if last and self.config.train.reestimation_batches:
                 self.state = reestimated(self.experiment, self.state, between=self._between_calls)
             for split in ("val", "test"):
-                if self.experiment.resident.sizes[split]:
-                    values, logits = self.evaluator.measure(
+                if self.experiment.feed.sizes[split]:
+                    values, seen = self.evaluator.measure(
                         self.state, split, between=self._between_calls
                     )
-                    if last:  # for the final report
-                        self.predictions[split] = self.evaluator.predictions(split, logits)
+                    if last and self.evaluator.sees_center:  # for the final report
+                        self.predictions[split] = self.evaluator.predictions(seen)
                     measured[split] = values
         # Both or none: an evaluation that was cut off is made again.
         for split, values in measured.items():
@@ -315,6 +332,8 @@ class Attempt:
             "parameters": registry.count_parameters(self.experiment.state.params),
             "train_error": self.train_error,
             "images_per_second": self.progress.images_per_second,
+            **({"data": self.data} if self.data else {}),
+            **({"unreadable": self.damage.counts()} if self.damage.counts() else {}),
             "updated": run_folder.now(),
             **more,
         }

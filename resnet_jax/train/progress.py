@@ -46,18 +46,24 @@ class TrainingProgress:
         self._task = self._bar.add_task("", total=steps, completed=start, speed="-", text="")
         self._bar.start()
 
-    def update(self, step: int, values: dict[str, float]) -> None:
-        """Tells that steps up to `step` are done, with the training metrics of the last ones."""
+    def update(self, step: int, values: dict[str, float], more: str = "") -> None:
+        """Tells that steps up to `step` are done, with the training metrics of the last ones.
+
+        Args:
+            step: the last one.
+            values: its window's `loss` and `error`.
+            more: to be said after the speed.
+        """
         elapsed = time.monotonic() - self._time
         self.images_per_second = (step - self._step) * self._batch_size / max(elapsed, 1e-9)
         self.seconds += elapsed
         self._step, self._time = step, time.monotonic()
         text = f"loss {values['loss']:.3f}  error {values['error']:.1f} %"
         self._bar.update(
-            self._task, completed=step, speed=f"{self.images_per_second:.0f}", text=text
+            self._task, completed=step, speed=f"{self.images_per_second:.0f}", text=text + more
         )
         if self._log:
-            LOG.info("step %d  %s  %.0f img/s", step, text, self.images_per_second)
+            LOG.info("step %d  %s  %.0f img/s%s", step, text, self.images_per_second, more)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -3,15 +3,16 @@
 Running statistics trail behind the weights: they average what earlier weights made of the images.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from resnet_jax.config import RunConfig
-from resnet_jax.data.pipeline import TrainingOrder
 from resnet_jax.models.registry import Apply
 from resnet_jax.parallel import AXIS
 from resnet_jax.train.setup import Experiment
@@ -44,24 +45,19 @@ def reestimated(
     """
     config, devices = experiment.config, experiment.devices
     program = devices.compile(
-        statistics_program(config, experiment.apply), inputs=(None,) * 4 + (0,), outputs=(None,)
+        statistics_program(config, experiment.apply), inputs=(None,) * 4 + (1,), outputs=(None,)
     )
-    count = config.train.reestimation_batches
-    order = TrainingOrder(
-        experiment.resident.sizes["train"], config.train.batch_size, config.train.seed
-    )
+    first, count = config.train.steps, config.train.reestimation_batches
     params, stats = state.evaluated
     total = None
-    for i in range(count):
-        step = config.train.steps + i
-        (batch,) = program(
-            params, stats, experiment.arrays, devices.replicate(np.int32(step)), order.batch(step)
-        )
-        batch = jax.device_get(devices.single_copy(batch))
-        # Summed in double precision, so that it does not matter how many there are.
-        batch = jax.tree.map(lambda x: np.asarray(x, np.float64), batch)
-        total = batch if total is None else jax.tree.map(np.add, total, batch)
-        between()
+    with contextlib.closing(experiment.batches(first, first + count, 1)) as batches:
+        for step, batch in enumerate(batches, first):
+            made = devices.replicate(np.int32(step))
+            (found,) = program(params, stats, experiment.arrays, made, batch)
+            # Summed in double precision, so that it does not matter how many there are.
+            found = jax.tree.map(np.float64, jax.device_get(devices.single_copy(found)))
+            total = found if total is None else jax.tree.map(np.add, total, found)
+            between()
     old = jax.device_get(devices.single_copy(stats))
     mean = jax.tree.map(lambda x, like: np.asarray(x / count, like.dtype), total, old)
     return state.with_evaluated_stats(devices.replicate(mean))
@@ -71,18 +67,20 @@ def statistics_program(config: RunConfig, apply: Apply) -> Callable[..., Any]:
     """What one training batch's statistics are.
 
     Returns:
-        (params, stats, arrays, step, examples int32 [share]) -> (stats,), with the batch's own
-        statistics in place of the running ones.
+        (params, stats, arrays, step, batch [1, share]) -> (stats,), with the batch's own statistics
+        in place of the running ones.
     """
     taken = 1 - config.model.batch_norm_decay
 
     def program(
-        params: Any, stats: Any, arrays: dict[str, jax.Array], step: jax.Array, examples: jax.Array
+        params: Any, stats: Any, arrays: dict[str, jax.Array], step: jax.Array, batch: Any
     ) -> tuple[Any]:
         # From zero, running statistics become (1 - decay) times the batch's.
         start = _map_batch_statistics(lambda x: x * 0, stats)
-        images, _, keys = training_batch(config, arrays, examples, step)
-        progress = jax.numpy.ones(())
+        images, _, keys = training_batch(
+            config, arrays, jax.tree.map(lambda rows: rows[0], batch), step
+        )
+        progress = jnp.ones(())
         _, stats = apply(params, start, images, True, keys=keys, progress=progress)
         return (lax.pmean(_map_batch_statistics(lambda x: x / taken, stats), AXIS),)
 

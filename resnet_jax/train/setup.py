@@ -1,9 +1,10 @@
 """From a config to what a run works with: data on the devices, a net, its state, its programs."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
 import jax
@@ -17,10 +18,13 @@ from resnet_jax.config import (
     resolve_block_loop,
     resolve_steps_per_call,
 )
-from resnet_jax.data import balancing, datasets
+from resnet_jax.data import balancing, datasets, streamed
 from resnet_jax.data.augment import Normalization
+from resnet_jax.data.feed import Feed
+from resnet_jax.data.order import TrainingOrder
 from resnet_jax.data.pipeline import Resident
 from resnet_jax.data.preprocessing import Preprocessing
+from resnet_jax.data.stream import Streamed
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, torch_weights
 from resnet_jax.models.repeated import UNROLLED, Repetition, with_loops, without_loops
@@ -42,17 +46,16 @@ class Experiment:
         dataset: what identifies it.
         preprocessing: what the net expects of an image, and its classes.
         positive: label of the class that binary data ask for; None if there is none.
-        ids: the example ids of each split.
         leaked: ids of test images with a duplicate in train or val, by the configured audit; None
             without one.
-        resident: where each split lies in `arrays`.
-        arrays: images, labels, normalisation, the seed and, if the loss is weighted, the classes'
-            weights; copied to every device.
+        feed: what the programs are fed with.
+        arrays: the feed's, the seed and, if the loss is weighted, the classes' weights; copied to
+            every device.
         apply: the net, as a pure function.
         state: before the first step, on the host, as checkpoints have it.
         loops: whether the program has blocks that are alike as a loop.
         steps_per_call: steps in one call of `train_program`.
-        train_program: (state, arrays, examples) -> (state,).
+        train_program: (state, arrays, batch) -> (state,).
     """
 
     config: RunConfig
@@ -60,9 +63,8 @@ class Experiment:
     dataset: dict[str, Any]
     preprocessing: Preprocessing
     positive: int | None
-    ids: dict[str, np.ndarray]
     leaked: frozenset[str] | None
-    resident: Resident
+    feed: Feed
     arrays: dict[str, jax.Array]
     apply: registry.Apply
     state: TrainState
@@ -92,6 +94,26 @@ class Experiment:
         after = optimizer.after_evaluation(self.config.optimizer, one, val_error)
         return dataclasses.replace(state, opt_state=self.devices.replicate(after))
 
+    def batches(
+        self, first: int, end: int | None = None, per_call: int | None = None
+    ) -> Generator[Any]:
+        """What `train_program` takes, call by call, from step `first` up to `end`, the run's.
+
+        Images are on the devices when they are given: while one call computes, the next one's are
+        on their way.
+
+        Args:
+            first: the step to begin with.
+            end: the step to end before; the run's last one is before None.
+            per_call: steps in a call; `steps_per_call` if None.
+        """
+        train = self.config.train
+        order = TrainingOrder(self.feed.sizes["train"], train.batch_size, train.seed)
+        made = self.feed.training(order, first, end or train.steps, per_call or self.steps_per_call)
+        with contextlib.closing(made):
+            for batch in made:
+                yield self.devices.divide(batch, 1) if isinstance(batch, dict) else batch
+
     @classmethod
     def prepare(cls, config: RunConfig) -> "Experiment":
         """Loads the data, builds the net and declares the programs; nothing is compiled yet.
@@ -101,7 +123,14 @@ class Experiment:
         """
         devices = DeviceMap(config.parallel)
         devices.check_batch(config.train.batch_size)
-        dataset = datasets.load(config.data)
+        dataset: datasets.Dataset | streamed.StreamedDataset
+        feed: Feed
+        if config.data.is_streamed:
+            dataset = streamed.load(config.data)
+            feed = Streamed(dataset, config.data, host=devices.host)
+        else:
+            dataset = datasets.load(config.data)
+            feed = Resident.of(dataset, config.data)
         if config.data.normalization == "imagenet" and dataset.image_shape[-1] != 3:
             raise InputError(
                 "config.data.normalization='imagenet' needs 3 channels, but the images of "
@@ -124,7 +153,6 @@ class Experiment:
             repetition=Repetition(loops, config.train.recompute_blocks),
         )
         LOG.info(_describe(config, dataset))
-        resident = Resident.of(dataset, config.data)
         # Arguments, not constants, so that all seeds share one program.
         more: dict[str, Any] = {"seed": np.uint32(config.train.seed)}
         if config.train.class_weights == "balanced":
@@ -134,15 +162,15 @@ class Experiment:
             devices=devices,
             dataset=described,
             preprocessing=Preprocessing(
-                Normalization(resident.arrays["mean"], resident.arrays["std"]),
+                Normalization(feed.arrays["mean"], feed.arrays["std"]),
                 dataset.image_shape,
                 dataset.class_names,
+                config.data.is_streamed,
             ),
             positive=dataset.positive,
-            ids={name: split.ids for name, split in dataset.splits.items()},
             leaked=leaked,
-            resident=resident,
-            arrays=devices.replicate({**resident.arrays, **more}),
+            feed=feed,
+            arrays=devices.replicate({**feed.arrays, **more}),
             apply=apply,
             state=state,
             loops=loops,
@@ -233,7 +261,7 @@ def initial_state(
     return net.apply, tx, without_loops(state)
 
 
-def _describe(config: RunConfig, dataset: datasets.Dataset) -> str:
+def _describe(config: RunConfig, dataset: datasets.Dataset | streamed.StreamedDataset) -> str:
     kind = "residual" if config.model.residual else "plain"
     sizes = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     return f"{kind} net of depth {config.model.depth} on {dataset.name} ({sizes})"

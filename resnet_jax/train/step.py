@@ -16,6 +16,9 @@ from resnet_jax.models.registry import Apply
 from resnet_jax.parallel import AXIS
 from resnet_jax.train.state import AveragedState, TrainState, Weights, follow
 
+# What stands on each device of a batch: as `data.feed.Inputs`, its share.
+Inputs = jax.Array | dict[str, jax.Array]
+
 # Folded into a step's key where an example's number would be; no data set has as many examples.
 DROPOUT = 2**32 - 1
 
@@ -150,25 +153,26 @@ def progress_at(step: jax.Array, steps: int) -> jax.Array:
 
 
 def training_batch(
-    config: RunConfig, arrays: dict[str, jax.Array], examples: jax.Array, step: jax.Array
+    config: RunConfig, arrays: dict[str, jax.Array], batch: Inputs, step: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The batch of a step as the net sees it.
 
     Args:
         config: of the run.
         arrays: as in `training_program`.
-        examples: int32 [share].
-        step: made before this one.
+        batch: [share].
+        step: how many were made before this one.
 
     Returns:
         Images float [share, height, width, channels], normalised and augmented, labels [share],
         and a key for each image's dropout [share].
     """
     key = jax.random.fold_in(jax.random.key(arrays["seed"]), step)
+    examples = batch["examples"] if isinstance(batch, dict) else batch
     images = augment.training_images(
-        config.data, key, arrays["images"][examples], examples, arrays["mean"], arrays["std"]
+        config.data, key, _images(arrays, batch), examples, arrays["mean"], arrays["std"]
     )
-    return images, arrays["labels"][examples], dropout_keys(key, examples)
+    return images, _labels(arrays, batch), dropout_keys(key, examples)
 
 
 def training_program(
@@ -177,16 +181,14 @@ def training_program(
     """Several steps in one call: pick, augment, update.
 
     Returns:
-        (state, arrays, examples int32 [steps, share]) -> (state,), to be compiled by
-        `parallel.DeviceMap`. `arrays` are the resident data, the run's seed and, if the loss is
-        weighted, `class_weights`. The state's window restarts after each multiple of
-        `log.interval`.
+        (state, arrays, batch [steps, share]) -> (state,), to be compiled by `parallel.DeviceMap`.
+        `arrays` are the resident data, the run's seed and, if the loss is weighted,
+        `class_weights`; `batch` is as `data.feed.Inputs`. The state's window restarts after each
+        multiple of `log.interval`.
     """
 
-    def one_step(
-        state: TrainState, arrays: dict[str, jax.Array], examples: jax.Array
-    ) -> TrainState:
-        images, labels, keys = training_batch(config, arrays, examples, state.step)
+    def one_step(state: TrainState, arrays: dict[str, jax.Array], batch: Inputs) -> TrainState:
+        images, labels, keys = training_batch(config, arrays, batch, state.step)
         new = train_step(
             state,
             images,
@@ -204,14 +206,26 @@ def training_program(
         return dataclasses.replace(new, window=state.window.add(new.window, restart=logged))
 
     def program(
-        state: TrainState, arrays: dict[str, jax.Array], examples: jax.Array
+        # Inputs, though mypy knows no common type of a mapping and an array.
+        state: TrainState,
+        arrays: dict[str, jax.Array],
+        batch: Any,
     ) -> tuple[TrainState]:
-        if examples.shape[0] == 1:  # a loop of one would still be a loop, which CPUs are slow at
-            return (one_step(state, arrays, examples[0]),)
-        state, _ = lax.scan(lambda s, rows: (one_step(s, arrays, rows), None), state, examples)
+        if len(jax.tree.leaves(batch)[0]) == 1:
+            # A loop of one would still be a loop, which CPUs are slow at.
+            return (one_step(state, arrays, jax.tree.map(lambda rows: rows[0], batch)),)
+        state, _ = lax.scan(lambda s, rows: (one_step(s, arrays, rows), None), state, batch)
         return (state,)
 
     return program
+
+
+def _images(arrays: dict[str, jax.Array], batch: Inputs) -> jax.Array:
+    return batch["images"] if isinstance(batch, dict) else arrays["images"][batch]
+
+
+def _labels(arrays: dict[str, jax.Array], batch: Inputs) -> jax.Array:
+    return batch["labels"] if isinstance(batch, dict) else arrays["labels"][batch]
 
 
 def prediction_program(apply: Apply) -> Callable[..., Any]:
@@ -235,20 +249,44 @@ def evaluation_program(apply: Apply) -> Callable[..., Any]:
     """Measures one batch in evaluation mode; every example counts alike.
 
     Returns:
-        (params, stats, arrays, examples int32 [share], mask bool [share]) -> (metrics summed over
-        all devices, logits float [share, classes]).
+        (params, stats, arrays, batch [share], mask bool [share]) -> (metrics summed over all
+        devices, logits float [share, classes]); `batch` is as `data.feed.Inputs`.
     """
     predict = prediction_program(apply)
 
     def program(
-        params: Any, stats: Any, arrays: dict[str, jax.Array], examples: jax.Array, mask: jax.Array
+        params: Any, stats: Any, arrays: dict[str, jax.Array], batch: Inputs, mask: jax.Array
     ) -> tuple[ClassificationMetrics, jax.Array]:
-        images, labels = arrays["images"][examples], arrays["labels"][examples]
+        images, labels = _images(arrays, batch), _labels(arrays, batch)
         (logits,) = predict(params, stats, images, arrays["mean"], arrays["std"])
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         metrics = ClassificationMetrics.single_from_model_output(
             logits=logits, labels=labels, loss=losses, mask=mask
         )
         return lax.psum(metrics, AXIS), logits
+
+    return program
+
+
+def crop_program(apply: Apply) -> Callable[..., Any]:
+    """A net's probabilities for one crop of each image, in evaluation mode.
+
+    Returns:
+        (params, stats, images uint8 [share, height, width, channels], mean, std, mirrored bool) ->
+        (probabilities float [share, classes],), of the mirror images if `mirrored`.
+    """
+    predict = prediction_program(apply)
+
+    def program(
+        params: Any,
+        stats: Any,
+        images: jax.Array,
+        mean: jax.Array,
+        std: jax.Array,
+        mirrored: jax.Array,
+    ) -> tuple[jax.Array]:
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
+        (logits,) = predict(params, stats, images, mean, std)
+        return (jax.nn.softmax(logits.astype(jnp.float32)),)
 
     return program

@@ -10,7 +10,7 @@ import numpy as np
 
 from resnet_jax import run_folder
 from resnet_jax.config import validate
-from resnet_jax.data.pipeline import TrainingOrder
+from resnet_jax.data.order import TrainingOrder
 from resnet_jax.train import loop
 from tests.faults import commands
 from tests.faults import config as short_run

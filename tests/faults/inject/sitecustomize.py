@@ -117,7 +117,7 @@ def _evaluation(*_, **__):
 
 _PATCHES = {
     "jax": lambda module: _reach("import"),
-    "resnet_jax.data.pipeline": lambda module: _before(
+    "resnet_jax.data.order": lambda module: _before(
         module.TrainingOrder, "batches", lambda order, step, steps: f"step {step}"
     ),
     "resnet_jax.train.checkpoint": lambda module: _before(

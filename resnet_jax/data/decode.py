@@ -1,0 +1,141 @@
+"""From the bytes of an image file to pixels. Light to import, for processes that do just that.
+
+EXIF orientation is not applied: the published nets were trained, and are compared, on images as
+they are stored (TFDS decodes them so, and so does `torchvision.datasets.ImageFolder`).
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from resnet_jax.errors import first_line
+
+# How many times the wanted size a JPEG is decoded to at least, where it is much larger: its inverse
+# transform can leave out frequencies, which is faster than computing pixels and averaging them.
+# Pillow's `thumbnail` takes 2 as well, as "almost indistinguishable".
+DRAFT = 2.0
+
+
+class Unreadable(Exception):
+    """An image whose bytes are no picture; its text says why, in one line."""
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels of the stored image; edges may lie between pixels."""
+
+    left: float
+    upper: float
+    right: float
+    lower: float
+
+
+class StoredImage:
+    """An image file of which only the head is read so far.
+
+    Args:
+        content: of the file, in any format that Pillow reads.
+
+    Raises:
+        Unreadable: if that is no image.
+    """
+
+    def __init__(self, content: bytes):
+        if not content:
+            raise Unreadable("it is empty")
+        try:
+            self._image = PIL.Image.open(io.BytesIO(content))
+        except PIL.UnidentifiedImageError:
+            raise Unreadable("it is no image that Pillow can read") from None
+        # Pillow's decoders raise many kinds, not all of them OSError or ValueError.
+        except Exception as error:
+            raise Unreadable(first_line(error)) from error
+        self._decoded: PIL.Image.Image | None = None
+        self.width, self.height = self._image.size
+
+    def crops(self, boxes: list[Box], size: int) -> np.ndarray:
+        """Parts of the image, resized by bilinear interpolation with antialiasing.
+
+        Args:
+            boxes: the parts.
+            size: height and width of each result.
+
+        Returns:
+            uint8 [boxes, size, size, 3].
+
+        Raises:
+            Unreadable: if the image is damaged.
+        """
+        try:
+            image = self._pixels(boxes, size)
+        except Unreadable:
+            raise
+        except Exception as error:
+            raise Unreadable(first_line(error)) from error
+        # A draft has fewer pixels than the image that the boxes are of.
+        across, down = image.width / self.width, image.height / self.height
+        found = np.empty((len(boxes), size, size, 3), np.uint8)
+        for crop, box in zip(found, boxes, strict=True):
+            left, right = box.left * across, box.right * across
+            part = Box(left, box.upper * down, right, box.lower * down)
+            crop[...] = resized(image, part, size)
+        return found
+
+    def _pixels(self, boxes: list[Box], size: int) -> PIL.Image.Image:
+        if self._decoded is None:
+            # Only JPEGs can be decoded to fewer pixels; of other formats this does nothing.
+            scale = max(
+                max(size / (box.right - box.left), size / (box.lower - box.upper)) for box in boxes
+            )
+            wanted = (int(DRAFT * scale * self.width), int(DRAFT * scale * self.height))
+            self._image.draft(None, wanted)
+            self._decoded = rgb(self._image)
+        return self._decoded
+
+
+def resized(image: PIL.Image.Image, box: Box, size: int) -> np.ndarray:
+    """A part of an image, resized by bilinear interpolation with antialiasing.
+
+    Args:
+        image: in colour.
+        box: the part.
+        size: height and width of the result.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    # Rounding may have put an edge beside the image.
+    part = (
+        max(box.left, 0.0),
+        max(box.upper, 0.0),
+        min(box.right, image.width),
+        min(box.lower, image.height),
+    )
+    return np.asarray(image.resize((size, size), PIL.Image.Resampling.BILINEAR, part), np.uint8)
+
+
+def rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in colour: grey ones with three equal channels, CMYK by Pillow's conversion."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        image.load()
+        return image
+    return opaque(image).convert("RGB")
+
+
+def opaque(image: PIL.Image.Image) -> PIL.Image.Image:
+    """The image in 8 bits and without transparency: laid on white, as most viewers show it.
+
+    Raises:
+        ValueError: if its values have no agreed range.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        # Pillow would clip these, and has 16-bit images in 32-bit ones at times.
+        if image.mode == "F" or values.min() < 0 or values.max() > 65_535:
+            raise ValueError(f"mode {image.mode!r} has no agreed range; save it with 8 or 16 bits")
+        return PIL.Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, "white"), image)
+    return image

@@ -1,0 +1,172 @@
+"""Images that are decoded while a net trains, as a run uses them."""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from resnet_jax.config import DataConfig
+from resnet_jax.data import crops
+from resnet_jax.data.augment import Normalization
+from resnet_jax.data.batches import EvaluationBatches, TrainingBatches
+from resnet_jax.data.decode import StoredImage, Unreadable
+from resnet_jax.data.feed import EvaluationBatch, Inputs
+from resnet_jax.data.loader import Loader
+from resnet_jax.data.order import TrainingOrder
+from resnet_jax.data.streamed import StreamedDataset, StreamedSplit, first_images
+from resnet_jax.errors import InputError
+
+LOG = logging.getLogger(__name__)
+
+# Threads that decode for an evaluation, while the processes that do so in training rest.
+MOST_THREADS = 16
+# Batches whose making the rate is the mean of.
+RECENT = 16
+
+
+def resolve_workers(config: DataConfig) -> int:
+    """The number of processes: as configured, or all usable cores but the one that trains."""
+    if config.workers >= 0:
+        return config.workers
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return int(cores - 1)
+
+
+class Streamed:
+    """A feed of images from disk (`feed.Feed`).
+
+    In training a damaged image is replaced by the next readable one of its split, which keeps the
+    batch of each step a function of the seed and the files. In evaluation it is left out.
+
+    Args:
+        dataset: its listing.
+        config: how images are cropped, and by how many processes.
+        host: whose share of each batch is loaded: (index, count).
+    """
+
+    def __init__(
+        self,
+        dataset: StreamedDataset,
+        config: DataConfig,
+        *,
+        host: tuple[int, int] = (0, 1),
+    ):
+        self._splits, self._config, self._host = dict(dataset.splits), config, host
+        self._workers = resolve_workers(config)
+        self._made: collections.deque[float] = collections.deque(maxlen=RECENT)
+        statistics = Normalization.constant(config.normalization, channels=3)
+        self.arrays = {"mean": statistics.mean, "std": statistics.std}
+        self.sizes = {name: len(split) for name, split in self._splits.items()}
+        self.unreadable: dict[str, dict[str, str]] = {name: {} for name in self._splits}
+
+    @property
+    def made_per_second(self) -> float:
+        """As `feed.Feed`: of all processes together, had nothing kept them from working."""
+        return float(np.mean(self._made)) if self._made else float("nan")
+
+    def training(
+        self, order: TrainingOrder, first: int, steps: int, per_call: int
+    ) -> Generator[Inputs]:
+        """As `feed.Feed`."""
+        if first == steps:
+            return
+        settings, size = self._config, self._config.image_size
+        batches = TrainingBatches(
+            self._splits["train"],
+            order,
+            settings.augmentation,
+            size,
+            first,
+            steps - first,
+            self._host,
+        )
+        share = order.batch_size // self._host[1]
+        loader = Loader(batches, workers=self._workers, batch_bytes=share * size * size * 3)
+        with contextlib.closing(loader):
+            for _ in range(first, steps, per_call):
+                yield _stacked([self._looked_at(next(loader)) for _ in range(per_call)])
+
+    def _looked_at(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        """What the program takes of a batch, after its damaged images are told."""
+        self._made.append(max(self._workers, 1) * len(batch["examples"]) / batch["seconds"])
+        for example in batch["examples"][batch["examples"] != batch["used"]].tolist():
+            self._tell("train", *_damage(self._splits["train"], example))
+        # Copies, so that shared memory is free again at once, and none is left when the run ends.
+        return {name: np.array(batch[name]) for name in ("images", "labels", "examples")}
+
+    def evaluation(self, split: str, batch_size: int) -> Generator[EvaluationBatch]:
+        """As `feed.Feed`: the centre crops."""
+        (view,) = crops.views("center", self._config.image_size)
+        for batch in self.crops(split, batch_size, view):
+            assert isinstance(batch.inputs, dict)
+            inputs = {"images": batch.inputs["images"][0], "labels": batch.labels}
+            yield dataclasses.replace(batch, inputs=inputs)
+
+    def crops(self, split: str, batch_size: int, view: crops.View) -> Generator[EvaluationBatch]:
+        """As `evaluation`, with all crops of a view: `images` [crops, batch, size, size, 3]."""
+        if not self.sizes[split]:
+            return
+        batches = EvaluationBatches(self._splits[split], view, batch_size)
+        threads = min(max(self._workers, 1), MOST_THREADS)
+        with contextlib.closing(Loader(batches, workers=0, threads=threads)) as loader:
+            for batch in loader:
+                for name, why in batch["damaged"].items():
+                    self._tell(split, name, why)
+                yield EvaluationBatch(
+                    {"images": batch["images"]},
+                    batch["mask"],
+                    batch["labels"],
+                    np.array(batch["ids"]),
+                )
+
+    def images(self, split: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `feed.Feed`; raises InputError if one is damaged."""
+        return first_images(self._splits[split], examples, self._config.image_size)
+
+    def at_most(self, split: str, examples: int) -> "Streamed":
+        """As `feed.Feed`."""
+        other = object.__new__(Streamed)
+        other.__dict__ |= self.__dict__
+        other._splits = {**self._splits, split: self._splits[split].first(examples)}
+        other.sizes = {name: len(part) for name, part in other._splits.items()}
+        return other
+
+    def _tell(self, split: str, name: str, why: str) -> None:
+        """Notes a damaged image, once; too many of them end the run."""
+        found = self.unreadable[split]
+        if name in found:
+            return
+        found[name] = why
+        LOG.warning("image %s is damaged (%s) and %s", name, why, DONE_WITH[split == "train"])
+        size = self.sizes[split]
+        if len(found) > self._config.max_unreadable * size:
+            raise InputError(
+                f"{len(found)} of {size} {split} images are damaged, the last {name} ({why}), more "
+                f"than config.data.max_unreadable={self._config.max_unreadable:g} allows; mend the "
+                "data set, or allow a larger share"
+            )
+
+
+DONE_WITH = {True: "replaced by the next one", False: "left out"}
+
+
+def _damage(split: StreamedSplit, example: int) -> tuple[str, str]:
+    """The id of a damaged image and what is wrong with it."""
+    stored = split.read(example)
+    try:
+        StoredImage(stored.content).crops([crops.Box(0, 0, 1, 1)], 1)
+    except Unreadable as error:
+        return stored.id, str(error)
+    return stored.id, "it could not be read before"
+
+
+def _stacked(batches: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if len(batches) == 1:  # no copy of what may be many megabytes
+        return {name: array[None] for name, array in batches[0].items()}
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
