@@ -15,7 +15,7 @@ from experiments import (
     shortcut_variants,
     shortcuts,
 )
-from resnet_jax.config import blocks_per_stage, differences, validate
+from resnet_jax.config import differences, stage_sizes, validate
 
 MODULES = {
     module.__name__.rsplit(".")[-1]: module
@@ -64,7 +64,7 @@ def test_every_row_is_valid_and_has_a_name_that_is_a_folders(name, path):
     for row, run in configs(name, path, families=BOTH).items():
         assert re.fullmatch(r"[A-Za-z0-9._=-]+", row)
         assert f"-{run.model.depth}-seed{run.train.seed}" in row
-        blocks_per_stage(run.model.depth, run.model.block)
+        stage_sizes(run.model)
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -6,6 +6,7 @@ else in the package reads a `ConfigDict`.
 """
 
 from resnet_jax.config.check import field_names, unknown_field, validate
+from resnet_jax.config.families import stage_sizes
 from resnet_jax.config.files import default_config, differences, load_json, to_json
 from resnet_jax.config.schema import (
     DataConfig,
@@ -17,7 +18,6 @@ from resnet_jax.config.schema import (
     RunConfig,
     SyntheticConfig,
     TrainConfig,
-    blocks_per_stage,
     records_signals,
     resolve_block_loop,
     resolve_steps_per_call,
@@ -33,7 +33,6 @@ __all__ = [
     "RunConfig",
     "SyntheticConfig",
     "TrainConfig",
-    "blocks_per_stage",
     "default_config",
     "differences",
     "field_names",
@@ -41,6 +40,7 @@ __all__ = [
     "records_signals",
     "resolve_block_loop",
     "resolve_steps_per_call",
+    "stage_sizes",
     "to_json",
     "unknown_field",
     "validate",

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import ml_collections
 
+from resnet_jax.config import families
 from resnet_jax.config.schema import (
     STREAMED,
     TRANSFORM_FIELDS,
     DataConfig,
     ModelConfig,
     RunConfig,
-    blocks_per_stage,
     intervals,
 )
 from resnet_jax.errors import InputError
@@ -123,7 +123,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _check_relations(run: RunConfig) -> None:
-    blocks_per_stage(run.model.depth, run.model.block)
+    families.check(run)
     _check_shortcut(run.model)
     _check_classes(run.data)
     _check_feed(run)
@@ -132,11 +132,6 @@ def _check_relations(run: RunConfig) -> None:
             f"config.train.class_weights={run.train.class_weights!r} has no effect after "
             f"config.data.resampling={run.data.resampling!r}, which leaves all classes equally "
             "large; use 'none' for one of them"
-        )
-    if (16 * run.model.width) % 1:
-        raise InputError(
-            f"config.model.width={run.model.width:g} gives {16 * run.model.width:g} filters in the "
-            "first stage; use a multiple of 1/16"
         )
     milestones = run.optimizer.milestones
     if list(milestones) != sorted(set(milestones)) or (milestones and milestones[0] < 1):
