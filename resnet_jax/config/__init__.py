@@ -8,6 +8,11 @@ else in the package reads a `ConfigDict`.
 from resnet_jax.config.check import field_names, unknown_field, validate
 from resnet_jax.config.families import stage_sizes
 from resnet_jax.config.files import default_config, differences, load_json, to_json
+from resnet_jax.config.resolve import (
+    records_signals,
+    resolve_block_loop,
+    resolve_steps_per_call,
+)
 from resnet_jax.config.schema import (
     DataConfig,
     EvaluationConfig,
@@ -18,9 +23,6 @@ from resnet_jax.config.schema import (
     RunConfig,
     SyntheticConfig,
     TrainConfig,
-    records_signals,
-    resolve_block_loop,
-    resolve_steps_per_call,
 )
 
 __all__ = [

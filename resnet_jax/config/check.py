@@ -10,13 +10,13 @@ from typing import Any, cast
 import ml_collections
 
 from resnet_jax.config import families
+from resnet_jax.config.resolve import intervals
 from resnet_jax.config.schema import (
     STREAMED,
     TRANSFORM_FIELDS,
     DataConfig,
     ModelConfig,
     RunConfig,
-    intervals,
 )
 from resnet_jax.errors import InputError
 
