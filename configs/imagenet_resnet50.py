@@ -3,8 +3,8 @@
 python -m resnet_jax.main --config=configs/imagenet_resnet50.py
 python -m resnet_jax.main --config=configs/imagenet_resnet50.py:1024    (batch 1024, rate 0.4)
 
-Goyal et al. 2017 have 23.60 +- 0.12 % (Table 1). Cost: 1.4e+18 multiply-adds (4.1 G an image, three times
-for a step, 115 million images).
+Goyal et al. 2017, Table 1, have 23.60 +- 0.12 %.
+Cost: 1.4e+18 multiply-adds (4.1 G an image, three times for a step, 115 million images).
 """
 
 import ml_collections
