@@ -24,7 +24,7 @@ def vgg(depth, *, normalized=False, **fields):
 def build(config, *, channels=3, num_classes=7):
     """A net whose kernels are drawn by NumPy: JAX would compile a program for each of their shapes.
 
-    Their deviation is He's, by fan in; all else has the values that the net gives it, zeros or ones.
+    Their deviation is He's, by fan in; all else is as the net has it, zeros or ones.
     """
     random = np.random.RandomState(0)
 
@@ -36,6 +36,8 @@ def build(config, *, channels=3, num_classes=7):
         filled = np.ones if name in ("scale", "variance") else np.zeros
         return jnp.asarray(filled(leaf.shape, leaf.dtype))
 
-    make = lambda: registry.build(config, channels=channels, num_classes=num_classes)  # noqa: E731
-    graphdef, state = nnx.split(nnx.eval_shape(make))
+    shapes = nnx.eval_shape(
+        lambda: registry.build(config, channels=channels, num_classes=num_classes)
+    )
+    graphdef, state = nnx.split(shapes)
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(value, state))
