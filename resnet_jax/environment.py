@@ -36,12 +36,15 @@ NO_FUSION = "--xla_disable_hlo_passes=fusion"
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 
 # XLA:CPU asks for its scratch memory anew at each step, and the kernel's filling it with pages of
-# 4 KiB costs as much as the arithmetic: huge pages, and no memory given back between steps. glibc
-# passes over what it does not know, other allocators over all of it.
+# 4 KiB costs as much as the arithmetic: huge pages, and no memory given back between steps. One
+# arena, for those of other threads end at 64 MB, and what is larger (a deep net's scratch memory)
+# is mapped and unmapped at each step whatever the thresholds say. glibc passes over what it does
+# not know, other allocators over all of it.
 KEEP_MEMORY = ":".join(
     f"glibc.malloc.{name}={value}"
     for name, value in {
         "hugetlb": 1,
+        "arena_max": 1,
         "mmap_threshold": 2**34,
         "trim_threshold": 2**34,
         "top_pad": 2**28,

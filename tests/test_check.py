@@ -369,10 +369,10 @@ def test_the_stages_of_a_bottleneck_net_are_four_times_as_wide():
 
 def test_a_path_around_all_blocks_is_told_though_each_reads_the_right_one(monkeypatch):
     config, model = net()
-    parts = resnet.CifarResNet._feature_parts
+    parts = resnet.ResNet._feature_parts
     around = Part("around", lambda y: y + jnp.sin(y))
     monkeypatch.setattr(
-        *(resnet.CifarResNet, "_feature_parts"),
+        *(resnet.ResNet, "_feature_parts"),
         lambda self, **more: [*parts(self, **more), around],
     )
     assert failure(config, model) == (

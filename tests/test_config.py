@@ -20,13 +20,15 @@ from resnet_jax.config import (
     RunConfig,
     SyntheticConfig,
     TrainConfig,
-    blocks_per_stage,
     check,
     default_config,
     differences,
     field_names,
     load_json,
+    records_signals,
+    resolve_block_loop,
     resolve_steps_per_call,
+    stage_sizes,
     to_json,
     validate,
 )
@@ -297,10 +299,102 @@ def test_a_depth_that_no_whole_number_of_blocks_gives_is_answered_with_the_neare
     ],
 )
 def test_the_papers_depths_have_the_papers_blocks_in_each_stage(depth, block, n):
-    assert blocks_per_stage(depth, block) == n
+    assert stage_sizes(ModelConfig(depth=depth, block=block)) == (n, n, n)
+
+
+IMAGENET = {"family": "imagenet_resnet"}
+VGG = {"family": "vgg", "residual": False, "depth": 16}
+
+
+@pytest.mark.parametrize(
+    ("depth", "block", "sizes"),
+    [
+        # He et al. 2015, Table 1; 200 is He et al. 2016's.
+        (18, "basic", (2, 2, 2, 2)),
+        (34, "basic", (3, 4, 6, 3)),
+        (50, "bottleneck", (3, 4, 6, 3)),
+        (101, "bottleneck", (3, 4, 23, 3)),
+        (152, "bottleneck", (3, 8, 36, 3)),
+        (200, "bottleneck", (3, 24, 36, 3)),
+    ],
+)
+def test_the_papers_imagenet_nets_have_the_papers_stages(depth, block, sizes):
+    model = validate({"model": {**IMAGENET, "depth": depth, "block": block}}).model
+    assert stage_sizes(model) == sizes
+    # Two or three convolutions a block, the stem's and the head: that is what "depth" counts.
+    assert sum(sizes) * {"basic": 2, "bottleneck": 3}[block] + 2 == depth
+    other = {"basic": "bottleneck", "bottleneck": "basic"}[block]
+    message = refusal(model={**IMAGENET, "depth": depth, "block": other})
+    assert f"config.model.block='{other}' does not go with config.model.depth={depth}" in message
+    assert f"use '{block}'" in message
+
+
+@pytest.mark.parametrize("depth", [11, 13, 16, 19])
+def test_a_vgg_nets_depth_counts_its_convolutions_and_three_layers_more(depth):
+    # Simonyan and Zisserman 2015, Table 1.
+    assert sum(stage_sizes(validate({"model": {**VGG, "depth": depth}}).model)) + 3 == depth
+
+
+@pytest.mark.parametrize(
+    ("model", "allowed", "nearest"),
+    [
+        ({**IMAGENET, "depth": 19}, "18, 34, 50, 101, 152, 200", 18),
+        ({**IMAGENET, "depth": 20}, "18, 34, 50, 101, 152, 200", 18),
+        ({**IMAGENET, "depth": 110, "block": "bottleneck"}, "18, 34, 50, 101, 152, 200", 101),
+        ({**VGG, "depth": 18}, "11, 13, 16, 19", 19),
+        ({**VGG, "depth": 12}, "11, 13, 16, 19", 11),
+    ],
+)
+def test_a_depth_that_a_family_does_not_have_is_answered_with_the_nearest(model, allowed, nearest):
+    message = refusal(model=model)
+    assert f"config.model.depth must be one of {allowed} with" in message
+    assert message.endswith(f"got {model['depth']}; the nearest is {nearest}")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"stem": "3x3"}, "stem='3x3' has no effect.*'cifar_resnet'; leave it at ''"),
+        ({"batch_norm": "none"}, "'none' is for config.model.family='vgg'; use 'frozen'"),
+        ({**VGG, "residual": True}, "a VGG net has no shortcuts; use False"),
+        ({**VGG, "shortcut": "B"}, "shortcut='B' has no effect.*'vgg'; leave it at 'A'"),
+        ({**VGG, "block": "bottleneck"}, "block='bottleneck' has no effect"),
+        ({**VGG, "activation_order": "full_preactivation"}, "activation_order='full.* no effect"),
+        ({**VGG, "zero_padding": "both"}, "zero_padding='both' has no effect"),
+        ({**VGG, "bottleneck_stride": "3x3"}, "bottleneck_stride='3x3' has no effect"),
+        ({**VGG, "stem": "3x3"}, "stem='3x3' has no effect"),
+        ({**VGG, "auxiliary_weight": 0.3}, "auxiliary_weight=0.3 has no effect"),
+        ({**VGG, "shortcut_transform": "dropout"}, "has no effect without shortcuts"),
+        ({**VGG, "shortcut_scale": 0.5}, "shortcut_scale=0.5 has no effect"),
+        (
+            {**VGG, "batch_norm": "none", "batch_norm_decay": 0.99},
+            "batch_norm_decay=0.99 has no effect with config.model.batch_norm='none'.*at 0.9",
+        ),
+        (
+            {**VGG, "batch_norm": "none", "batch_norm_epsilon": 1e-3},
+            "batch_norm_epsilon=0.001 has no effect",
+        ),
+    ],
+)
+def test_a_field_that_a_family_does_not_read_is_refused(model, message):
+    assert re.search(message, refusal(model=model))
+
+
+@pytest.mark.parametrize("train", [{"block_loop": "always"}, {"recompute_blocks": True}], ids=str)
+def test_what_is_done_to_blocks_is_refused_of_a_net_that_has_none(train):
+    ((name, value),) = train.items()
+    message = refusal(model=VGG, train=train)
+    assert f"config.train.{name}={value!r} has no effect with config.model.family='vgg'" in message
+
+
+def test_a_net_without_blocks_is_not_looked_at_while_it_trains():
+    assert records_signals(validate({})) and not records_signals(validate({"model": VGG}))
+    assert not resolve_block_loop(validate({"model": VGG}), accelerator=True)
 
 
 def test_a_width_that_gives_a_fraction_of_a_filter_is_refused():
+    assert validate({"model": {**IMAGENET, "depth": 18, "width": 65 / 64}}).model.width == 65 / 64
+    assert "multiple of 1/64" in refusal(model={**IMAGENET, "depth": 18, "width": 1.01})
     message = refusal(model={"width": 1.03})
     assert "config.model.width=1.03" in message and "16.48 filters" in message
     assert validate({"model": {"width": 0.0625}}).model.width == 0.0625
@@ -564,3 +658,24 @@ def test_every_class_of_fields_is_covered_by_that_search():
         for hint in typing.get_type_hints(cls).values()
     )
     assert leaves == len(field_names()) == len(set(field_names()))
+
+
+@pytest.mark.parametrize("data", [{"train_on": "train+val"}, {"val_fraction": 0.0}])
+def test_a_plateau_without_a_validation_split_is_refused(data):
+    message = refusal(data=data, optimizer={"schedule": "plateau"})
+    assert "config.optimizer.schedule='plateau' follows the error on val" in message
+    assert "use 'step'" in message
+
+
+@pytest.mark.parametrize("field", ["plateau_patience", "plateau_improvement"])
+def test_what_concerns_plateaus_is_refused_with_other_schedules(field):
+    message = refusal(optimizer={field: 7})
+    assert f"config.optimizer.{field}=7 has no effect" in message and "'step'" in message
+    validate({"optimizer": {field: 7, "schedule": "plateau"}})
+
+
+def test_statistics_that_stay_as_they_are_are_not_measured_anew():
+    message = refusal(model={"batch_norm": "frozen"}, train={"reestimation_batches": 5})
+    assert "config.train.reestimation_batches=5 has no effect" in message
+    message = refusal(model={"batch_norm_decay": 1.0}, train={"reestimation_batches": 5})
+    assert "not possible with config.model.batch_norm_decay=1" in message

@@ -9,19 +9,23 @@ import pytest
 from experiments import (
     degradation,
     demo,
+    imagenet_degradation,
+    imagenet_shortcuts,
     learning_rate_by_depth,
     preactivation,
     shortcut_strength,
     shortcut_variants,
     shortcuts,
 )
-from resnet_jax.config import blocks_per_stage, differences, validate
+from resnet_jax.config import differences, stage_sizes, validate
 
 MODULES = {
     module.__name__.rsplit(".")[-1]: module
     for module in (
         degradation,
         demo,
+        imagenet_degradation,
+        imagenet_shortcuts,
         learning_rate_by_depth,
         preactivation,
         shortcut_strength,
@@ -58,13 +62,17 @@ def changed(old, new):
 BOTH = ("plain", "residual")
 
 
-@pytest.mark.parametrize("path", [None, "configs/digits.py"])
+OTHER = {name: "imagenet64_resnet34" if "imagenet" in name else "digits" for name in MODULES}
+
+
+@pytest.mark.parametrize("other", [False, True])
 @pytest.mark.parametrize("name", MODULES)
-def test_every_row_is_valid_and_has_a_name_that_is_a_folders(name, path):
+def test_every_row_is_valid_and_has_a_name_that_is_a_folders(name, other):
+    path = f"configs/{OTHER[name]}.py" if other else None
     for row, run in configs(name, path, families=BOTH).items():
         assert re.fullmatch(r"[A-Za-z0-9._=-]+", row)
         assert f"-{run.model.depth}-seed{run.train.seed}" in row
-        blocks_per_stage(run.model.depth, run.model.block)
+        stage_sizes(run.model)
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -117,6 +125,25 @@ def test_twins_of_figure_6_differ_in_their_shortcuts_alone(depth):
     assert changed(*runs.values()) == {"model.residual"}
     warmups = {run.optimizer.warmup for run in runs.values()}
     assert warmups == {"until_error" if depth == 110 else "none"}
+
+
+def test_twins_of_table_2_have_the_paper_s_depths_and_differ_in_their_shortcuts_alone():
+    assert set(configs("imagenet_degradation")) == {
+        *("plain-18-seed0", "ResNet-18-seed0", "plain-34-seed0", "ResNet-34-seed0")
+    }
+    for depth in (18, 34):
+        runs = only("imagenet_degradation", depth)
+        assert changed(*runs.values()) == {"model.residual"}
+        assert {run.model.shortcut for run in runs.values()} == {"A"}
+        assert {run.evaluation.crops for run in runs.values()} == {"ten"}
+
+
+def test_the_rows_of_table_3_are_the_plain_net_and_the_three_options():
+    runs = {row: run.model for row, run in configs("imagenet_shortcuts").items()}
+    assert {row: (net.residual, net.shortcut, net.depth) for row, net in runs.items()} == {
+        "plain-34-seed0": (False, "A", 34),
+        **{f"{option}-34-seed0": (True, option, 34) for option in "ABC"},
+    }
 
 
 def test_options_a_b_and_c_differ_in_the_option_and_the_plain_net_in_having_none():

@@ -259,3 +259,55 @@ def test_the_same_code_runs_compiled():
     np.testing.assert_allclose(compiled, plain, rtol=1e-6)
     assert float(optimizer.learning_rate(compiled_state)) == pytest.approx(0.01)
     assert float(optimizer.learning_rate(plain_state)) == pytest.approx(0.01)
+
+
+def plateau_scales(config, errors):
+    """The plateau's scale after each evaluation, by the optimizer's own state."""
+    _, _, state = start(config, {"kernel": np.ones(2, np.float32)})
+    scales = []
+    for error in errors:
+        state = optimizer.after_evaluation(config, state, error)
+        scales.append(float(optax.tree.get(state, "plateau_scale")))
+    return scales
+
+
+@pytest.mark.parametrize("patience", [1, 2, 4])
+@pytest.mark.parametrize("improvement", [0.0, 0.5])
+def test_a_plateau_lowers_the_rate_when_torchs_scheduler_does(patience, improvement):
+    torch = pytest.importorskip("torch")
+    errors = 40 + 30 * np.exp(-np.arange(40) / 5) + np.random.RandomState(0).normal(0, 1, 40)
+    config = OptimizerConfig(
+        schedule="plateau", plateau_patience=patience, plateau_improvement=improvement
+    )
+    theirs = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        # It lowers the rate at the first bad epoch after its patience, ours at the last within.
+        theirs,
+        factor=0.1,
+        patience=patience - 1,
+        threshold=improvement,
+        threshold_mode="abs",
+        eps=0,
+    )
+    expected = []
+    for error in errors:
+        scheduler.step(error)
+        expected.append(theirs.param_groups[0]["lr"])
+    assert min(expected) < 1
+    assert plateau_scales(config, errors) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_rate_that_is_logged_is_the_rate_after_a_plateau():
+    config = dataclasses.replace(BARE, schedule="plateau", plateau_patience=1, learning_rate=0.5)
+    tx, params, state = start(config, np.zeros(1, np.float32))
+    for error, expected in ((30.0, 0.5), (30.0, 0.05), (10.0, 0.05)):
+        state = optimizer.after_evaluation(config, state, error)
+        updates, state = tx.update(jnp.ones(1), state, params, train_error=jnp.asarray(20.0))
+        assert float(updates[0]) == pytest.approx(-expected)
+        assert float(optimizer.learning_rate(state)) == pytest.approx(expected)
+
+
+def test_other_schedules_pay_no_heed_to_evaluations():
+    _, _, state = start(OptimizerConfig(), {"kernel": np.ones(2, np.float32)})
+    after = optimizer.after_evaluation(OptimizerConfig(), state, 90.0)
+    jax.tree.map(np.testing.assert_array_equal, after, state)

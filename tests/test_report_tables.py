@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from resnet_jax.report import published, sweep, tables
+from resnet_jax.report import published, recipes, sweep, tables
 from tests.test_report_runs import make_run, make_sweep, run_config
 
 CIFAR = {"data.name": "cifar10", "train.steps": 64_000}
@@ -84,15 +84,66 @@ def test_other_nets_and_data_have_no_published_value(fields):
 
 def test_recipe_differences_are_computed_from_the_config():
     fields = {"optimizer.learning_rate": 0.01, "train.steps": 400, "train.batch_size": 64}
-    found = published.recipe_differences(run_config(**{**CIFAR, **fields}), ORIGINAL)
+    found = recipes.recipe_differences(run_config(**{**CIFAR, **fields}), ORIGINAL)
     assert found[:3] == [
         *("steps 400, not 64,000", "batch size 64, not 128", "learning rate 0.01, not 0.1"),
     ]
     fields = {"data.resampling": "over", "train.class_weights": "balanced"}
-    found = published.recipe_differences(run_config(**{**CIFAR, **fields}), ORIGINAL)
+    found = recipes.recipe_differences(run_config(**{**CIFAR, **fields}), ORIGINAL)
     assert found[:2] == ["resampling over, not none", "class weights balanced, not none"]
-    base = published.recipe_differences(run_config(**CIFAR), ORIGINAL)
+    base = recipes.recipe_differences(run_config(**CIFAR), ORIGINAL)
     assert base == ["batch statistics by moving average, not over a large batch"]
+
+
+def imagenet_config(**fields):
+    net = {"model.family": "imagenet_resnet", "data.name": "imagenet2012"}
+    seen = {"evaluation.crops": "ten", "data.image_size": 224, "model.bottleneck_stride": "1x1"}
+    return run_config(**{**net, **seen, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "value"),
+    # He et al. 2015, Tables 2 and 3, and the README of fb.resnet.torch.
+    [
+        ({"model.depth": 18, "model.residual": False}, 27.94),
+        ({"model.depth": 34, "model.residual": False}, 28.54),
+        ({"model.depth": 34}, 25.03),
+        ({"model.depth": 34, "model.shortcut": "C"}, 24.19),
+        ({"model.depth": 50, "model.block": "bottleneck", "model.shortcut": "B"}, 22.85),
+        (
+            {"model.depth": 50, "model.block": "bottleneck", "model.shortcut": "B"}
+            | {"model.bottleneck_stride": "3x3", "evaluation.crops": "center"},
+            24.01,
+        ),
+    ],
+)
+def test_published_values_of_imagenet_are_found_by_net_and_crops(fields, value):
+    assert published.find(imagenet_config(**fields)).value == value
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"evaluation.crops": "multi_scale"},
+        {"data.image_size": 64},
+        {"data.name": "image_folder"},
+        {"model.family": "cifar_resnet"},
+    ],
+)
+def test_what_sees_other_images_of_imagenet_has_no_published_value(fields):
+    assert published.find(imagenet_config(**{"model.depth": 34, **fields})) is None
+
+
+def test_departures_from_the_imagenet_recipe_are_listed():
+    recipe = {"train.steps": 600_000, "train.batch_size": 256, "optimizer.schedule": "plateau"}
+    recipe |= {"train.reestimation_batches": 100, "data.normalization": "imagenet"}
+    dataset = {"name": "imagenet2012", "original": True}
+    found = recipes.recipe_differences(imagenet_config(**{"model.depth": 34, **recipe}), dataset)
+    assert found == ["normalization imagenet, not per-pixel mean"]
+    changed = imagenet_config(**{"model.depth": 34, **recipe, "data.augmentation": "inception"})
+    found = recipes.recipe_differences(changed, {"name": "image_folder", "original": None})
+    assert "augmentation inception, not he2015" in found
+    assert "data set image_folder, not ImageNet 2012" in found
 
 
 @pytest.mark.parametrize("render", [tables.markdown, tables.to_csv, tables.latex])

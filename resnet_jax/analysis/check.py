@@ -71,8 +71,15 @@ def before_training(experiment: "Experiment", should_stop: Callable[[], bool]) -
 
     Raises:
         WiringError: as in `of_config`.
+        InputError: if the images are too small for the net.
     """
     if not experiment.config.train.check:
+        return
+    if not experiment.config.model.has_blocks:
+        from resnet_jax.analysis import skips
+
+        skips.require_large_enough(experiment.preprocessing.image_shape)
+        LOG.info("skips are not checked: a VGG net has none")
         return
     passed = of_config(
         experiment.config,

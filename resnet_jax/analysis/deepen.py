@@ -22,12 +22,12 @@ from absl import flags
 
 from resnet_jax import command, run_folder, terminal
 from resnet_jax.analysis.trained import Trained, given
-from resnet_jax.config import ModelConfig, blocks_per_stage, load_json
+from resnet_jax.config import ModelConfig, load_json, stage_sizes
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, torch_weights
 from resnet_jax.models.blocks import ORDERS, Block
 from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shortcuts import ProjectionShortcut
 
 # Training images that the feature maps' statistics are taken from, and that the nets classify.
@@ -41,7 +41,7 @@ class Moments(NamedTuple):
     variance: jax.Array
 
 
-def deepened(model: CifarResNet, deeper: CifarResNet, images: jax.Array) -> None:
+def deepened(model: ResNet, deeper: ResNet, images: jax.Array) -> None:
     """Writes a net into a deeper one of its kind, whose further blocks then pass their input on.
 
     These come last in each stage. What is passed on is exact in evaluation; in training a plain
@@ -110,11 +110,10 @@ def require_possible(config: ModelConfig, depth: int) -> None:
     Raises:
         InputError: if the depth is no greater, or such blocks cannot be had.
     """
-    blocks_per_stage(depth, config.block)
+    stage_sizes(dataclasses.replace(config, depth=depth))
     if depth <= config.depth:
         raise InputError(
-            f"--depth={depth} must be above the run's {config.depth}; for example "
-            f"--depth={config.depth + (9 if config.block == 'bottleneck' else 6)}"
+            f"--depth={depth} must be above the run's {config.depth}{_example(config)}"
         )
     if not config.residual and (ORDERS[config.activation_order].start or config.block != "basic"):
         raise InputError(
@@ -134,7 +133,18 @@ def require_possible(config: ModelConfig, depth: int) -> None:
         )
 
 
-def compare(model: CifarResNet, deeper: CifarResNet, images: jax.Array) -> tuple[Any, Any, float]:
+def _example(config: ModelConfig) -> str:
+    """The next depth with these blocks, if the family has one."""
+    for depth in range(config.depth + 1, 2 * config.depth + 9):
+        try:
+            stage_sizes(dataclasses.replace(config, depth=depth))
+        except InputError:
+            continue
+        return f"; for example --depth={depth}"
+    return ", which no net of its family with such blocks is"
+
+
+def compare(model: ResNet, deeper: ResNet, images: jax.Array) -> tuple[Any, Any, float]:
     """Both nets' logits in evaluation mode, and the largest difference between them."""
     found = []
     for net in map(registry.functional, (model, deeper)):
@@ -158,12 +168,13 @@ def main(argv: list[str]) -> None:
     if path.suffix != ".safetensors" or not path.parent.is_dir():
         raise InputError(f"--out={path} must be a .safetensors file in a folder that exists")
     trained = Trained.load(workdir)
-    deeper = registry.build(
+    built = registry.build(
         dataclasses.replace(config, depth=depth, weights=""),
         channels=trained.experiment.preprocessing.image_shape[-1],
         num_classes=len(trained.experiment.class_names),
         seed=trained.config.train.seed,
     )
+    deeper = registry.of_blocks(built)
     images, labels = trained.training_images(IMAGES)
     deepened(trained.model, deeper, images)
     before, after, apart = compare(trained.model, deeper, images)

@@ -8,7 +8,7 @@ alone, so that a mistake in a block cannot be a mistake here too.
 import math
 from typing import NamedTuple
 
-from resnet_jax.config import DataConfig, ModelConfig, blocks_per_stage
+from resnet_jax.config import DataConfig, ModelConfig, stage_sizes
 
 # Of the published data sets: (height, width, channels) and the number of classes.
 IMAGES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100), "digits": ((8, 8, 1), 10)}
@@ -27,6 +27,18 @@ PRINTED = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M", 1202
 # He 2016, Table 4: full pre-activation, bottlenecks, option B.
 PREACTIVATION_PARAMETERS = {164: 1_703_258, 1001: 10_327_706}
 PREACTIVATION_PRINTED = {164: "1.7M", 1001: "10.2M"}
+# The nets of He 2015, Table 1, for 1,000 classes, as for options A, B and C where the paper has
+# them; it prints no counts, and these are widely published ones (torchvision's, of option B).
+IMAGENET_PARAMETERS = {
+    18: {"A": 11_515_688, "B": 11_689_512},
+    34: {"A": 21_623_848, "B": 21_797_672, "C": 22_716_840},
+    50: {"B": 25_557_032},
+    101: {"B": 44_549_160},
+    152: {"B": 60_192_808},
+}
+# Billions of multiply-adds for an image of 224x224: He 2015, Table 1, and Sec. 3.3 for VGG-19. The
+# paper has two digits, and bottlenecks that stride in their 1x1 convolution.
+IMAGENET_MULTIPLY_ADDS = {18: 1.8, 34: 3.6, 50: 3.8, 101: 7.6, 152: 11.3}
 
 
 class Place(NamedTuple):
@@ -56,14 +68,35 @@ class Place(NamedTuple):
         return self._replace(stage=0, block=0, position=position)
 
 
+class Stem(NamedTuple):
+    """What comes before the first block.
+
+    Attributes:
+        width: its filters.
+        kernel: their side, in pixels.
+        reduction: by how much it divides the image's side.
+    """
+
+    width: int
+    kernel: int
+    reduction: int
+
+
+def stem(config: ModelConfig) -> Stem:
+    """He 2015, Table 1: "7x7, 64, stride 2" and "3x3 max pool, stride 2"; Sec. 4.2: 3x3, 16."""
+    if config.family == "cifar_resnet":
+        return Stem(round(16 * config.width), 3, 1)
+    width = round(64 * config.width)
+    return Stem(width, 3, 1) if config.stem == "3x3" else Stem(width, 7, 4)
+
+
 def places(config: ModelConfig) -> list[Place]:
-    """All blocks from the stem to the head (He 2015, Sec. 4.2)."""
+    """All blocks from the stem to the head (He 2015, Table 1 and Sec. 4.2)."""
     found: list[Place] = []
-    count = blocks_per_stage(config.depth, config.block)
-    before = round(16 * config.width)
-    for stage in (1, 2, 3):
-        width = round(16 * 2 ** (stage - 1) * config.width)
-        width *= 4 if config.block == "bottleneck" else 1
+    first = stem(config).width
+    before = first
+    for stage, count in enumerate(stage_sizes(config), 1):
+        width = first * 2 ** (stage - 1) * (4 if config.block == "bottleneck" else 1)
         for block in range(1, count + 1):
             stride = 2 if stage > 1 and block == 1 else 1
             found.append(Place(stage, block, len(found), before, width, stride))
@@ -88,6 +121,10 @@ def published_parameters(config: ModelConfig, channels: int, num_classes: int) -
     """The published number of parameters of this net, or None if it is not a published one."""
     if not _is_of_papers_size(config, channels, num_classes):
         return None
+    if config.family == "imagenet_resnet":
+        published = IMAGENET_PARAMETERS.get(config.depth, {})
+        original = config.activation_order == "original"
+        return published.get(config.shortcut if config.residual else "A") if original else None
     if config.block == "basic" and config.activation_order == "original":
         option = "ABC".index(config.shortcut) if config.residual else 0
         return PARAMETERS.get(config.depth, (None,) * 3)[option]
@@ -96,7 +133,7 @@ def published_parameters(config: ModelConfig, channels: int, num_classes: int) -
 
 def printed_parameters(config: ModelConfig, channels: int, num_classes: int) -> str:
     """The number of parameters as a paper prints it beside this net; "" if none does."""
-    if not _is_of_papers_size(config, channels, num_classes):
+    if config.family != "cifar_resnet" or not _is_of_papers_size(config, channels, num_classes):
         return ""
     net = (config.block, config.activation_order, config.shortcut, config.residual)
     if net == ("basic", "original", "A", True):
@@ -105,8 +142,9 @@ def printed_parameters(config: ModelConfig, channels: int, num_classes: int) -> 
 
 
 def _is_of_papers_size(config: ModelConfig, channels: int, num_classes: int) -> bool:
-    net = (channels, num_classes, config.width, config.shortcut_transform, config.auxiliary_weight)
-    return net == (3, 10, 1, "identity", 0)
+    net = (channels, config.width, config.stem, config.shortcut_transform, config.auxiliary_weight)
+    classes = 10 if config.family == "cifar_resnet" else 1000
+    return net == (3, 1, "", "identity", 0) and num_classes == classes
 
 
 def _is_deep(config: ModelConfig) -> bool:
@@ -165,12 +203,13 @@ def plain_parameters(config: ModelConfig, place: Place) -> int:
 
 def parameters_outside_blocks(config: ModelConfig, channels: int, num_classes: int) -> int:
     """Parameters of stem and heads, and of the last BN of a fully pre-activated net."""
-    blocks = places(config)
-    first, last = blocks[0].in_width, blocks[-1].width
+    blocks, (first, kernel, _) = places(config), stem(config)
+    last = blocks[-1].width
     widths = {place.stage: place.width for place in blocks}.values()
     read = [width for width in widths if width == last or config.auxiliary_weight]
-    stem, heads = 9 * channels * first + 2 * first, sum((w + 1) * num_classes for w in read)
-    return stem + heads + 2 * last * (config.activation_order == "full_preactivation")
+    before = kernel**2 * channels * first + 2 * first
+    heads = sum((width + 1) * num_classes for width in read)
+    return before + heads + 2 * last * (config.activation_order == "full_preactivation")
 
 
 def more_parameters(config: ModelConfig, place: Place) -> int:
@@ -191,7 +230,9 @@ def formula(config: ModelConfig, place: Place) -> str:
         start = "ReLU(BN(x))" if config.activation_order == "full_preactivation" else "ReLU(x)"
     names = {
         "identity": start,
-        "zero-pad": f"{start} at every {place.stride}nd pixel with zeros for new channels",
+        "zero-pad": start
+        + (" at every 2nd pixel" if place.stride == 2 else "")
+        + " with zeros for new channels",
         "projection": f"W {start}",
     }
     kind = shortcut_kind(config, place)
@@ -222,7 +263,10 @@ def activates_first(config: ModelConfig, place: Place) -> bool:
 
 
 def stage_shapes(config: ModelConfig, height: int, width: int) -> list[tuple[int, int, int]]:
-    """(height, width, channels) of the stages' feature maps (He 2015, Sec. 4.2)."""
-    last = {place.stage: place for place in places(config)}
-    sides = ((math.ceil(height / s), math.ceil(width / s)) for s in (1, 2, 4))
-    return [(*side, last[i].width) for i, side in enumerate(sides, 1)]
+    """(height, width, channels) of the stages' feature maps (He 2015, Table 1 and Sec. 4.2)."""
+    widths = {place.stage: place.width for place in places(config)}
+    found = []
+    for stage in sorted(widths):
+        by = stem(config).reduction * 2 ** (stage - 1)
+        found.append((math.ceil(height / by), math.ceil(width / by), widths[stage]))
+    return found

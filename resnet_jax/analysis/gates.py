@@ -16,7 +16,7 @@ from flax import nnx
 from resnet_jax.config import ModelConfig
 from resnet_jax.models import shortcuts
 from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 
 # Their names among the parameters of an addition.
 BRANCH, SHORTCUT = "branch_gate", "shortcut_gate"
@@ -74,7 +74,7 @@ class Probed(nnx.Module):
         return y + self.probe[...].astype(y.dtype)
 
 
-def gated(model: CifarResNet, config: ModelConfig, *, gradient_only: bool = False) -> CifarResNet:
+def gated(model: ResNet, config: ModelConfig, *, gradient_only: bool = False) -> ResNet:
     """A copy of a net whose blocks have gates; it computes the same until they are moved.
 
     A plain net's blocks get the option A shortcuts of its residual twin, which have no parameters,

@@ -14,7 +14,7 @@ from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry
 from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 
 # Statistics by which batch norms normalise: the checkpoint's, or those of each batch.
 BATCH_NORM = ("running", "batch")
@@ -76,7 +76,7 @@ class WatchedNorm(BatchNorm):
 
 
 def of(
-    model: CifarResNet, images: jax.Array, labels: jax.Array, *, batch_norm: str = "running"
+    model: ResNet, images: jax.Array, labels: jax.Array, *, batch_norm: str = "running"
 ) -> Objective:
     """The objective of a net.
 

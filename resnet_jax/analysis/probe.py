@@ -8,10 +8,10 @@ import numpy as np
 
 from resnet_jax.analysis import expected, reference
 from resnet_jax.analysis.expected import Place
-from resnet_jax.config import ModelConfig
+from resnet_jax.config import ModelConfig, stage_sizes
 from resnet_jax.errors import WiringError
 
-SIDE, BATCH = 8, 2  # images this small pass both strides; nothing that is checked depends on them
+BATCH = 2  # nothing that is checked depends on it
 # Largest difference, relative to the largest value (to one, if that is smaller).
 TOLERANCE = {"float64": 1e-8, "float32": 1e-3}
 # Rounding may turn a ReLU at a value near zero, once in many nets; a mistake is there every time.
@@ -20,6 +20,11 @@ TRIES = 2
 # For programs that are compiled to run a few times: CPU code is made in a third of the time, and
 # fusion, which `environment` may have turned off for the sake of training, shortens them.
 COMPILED_FAST = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": ""}
+
+
+def side(config: ModelConfig) -> int:
+    """Pixels a side of the first block's input: so few that the last stage works on 2x2."""
+    return int(2 ** len(stage_sizes(config)))
 
 
 class Probe(NamedTuple):
@@ -73,10 +78,10 @@ class Prober:
             gate["bias"][...] = draw.normal(size=gate["bias"].shape)
         constant = np.zeros(place.width) if calm else draw.normal(size=place.width)
         values, branch = reference.silenced(self.config, values, constant.astype(self.wide))
-        side = SIDE // 2 ** (place.stage - 1)
-        before = (BATCH, side * place.stride, side * place.stride, place.in_width)
+        pixels = side(self.config) // 2 ** (place.stage - 1)
+        before = (BATCH, pixels * place.stride, pixels * place.stride, place.in_width)
         x = draw.uniform(0.5, 1.5, before) if calm else draw.normal(size=before)
-        cotangent = draw.normal(size=(BATCH, side, side, place.width))
+        cotangent = draw.normal(size=(BATCH, pixels, pixels, place.width))
         return Probe(values, branch, x.astype(self.wide), cotangent.astype(self.wide))
 
     def figure(self, blocks: int) -> str:

@@ -14,7 +14,7 @@ from jax.extend import core
 
 from resnet_jax.errors import WiringError
 from resnet_jax.models import registry
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.native import library
 
 # Where in a net a value stands: ("stages", 1, 4, "convs", 0, "kernel").
@@ -56,7 +56,7 @@ class Program:
         readers: for each feature map, how many operations read it.
     """
 
-    def __init__(self, model: CifarResNet, shape: tuple[int, ...], *, extension: bool):
+    def __init__(self, model: ResNet, shape: tuple[int, ...], *, extension: bool):
         net = registry.functional(model)
         images = jax.ShapeDtypeStruct(shape, model.numerics.param_dtype)
         with contextlib.nullcontext() if extension else library.left_out():

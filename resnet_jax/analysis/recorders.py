@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 
 
 class Noted(nnx.BatchStat):
@@ -75,12 +75,12 @@ class RecordedNorm(nnx.Module):
         return y
 
 
-def recorded(model: CifarResNet) -> CifarResNet:
+def recorded(model: ResNet) -> ResNet:
     """A copy of a net with recorders in place of the batch norms on its main path."""
     return with_norms(model, RecordedNorm)
 
 
-def with_norms(model: CifarResNet, kind: Callable[[BatchNorm], nnx.Module]) -> CifarResNet:
+def with_norms(model: ResNet, kind: Callable[[BatchNorm], nnx.Module]) -> ResNet:
     """A copy of a net with others in place of the batch norms on its main path.
 
     Args:
@@ -93,7 +93,7 @@ def with_norms(model: CifarResNet, kind: Callable[[BatchNorm], nnx.Module]) -> C
         block.norms = nnx.List(map(kind, block.norms))
     if net.final_norm is not None:
         net.final_norm = kind(net.final_norm)
-    changed: CifarResNet = net
+    changed: ResNet = net
     return changed
 
 

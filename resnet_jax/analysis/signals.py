@@ -23,7 +23,7 @@ from resnet_jax import command, run_folder, terminal
 from resnet_jax.analysis import recorders
 from resnet_jax.analysis.trained import Trained, given, keep
 from resnet_jax.models import registry
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.train import optimizer
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
@@ -37,7 +37,7 @@ Moment = dict[str, Any]
 
 
 def recorder(
-    model: CifarResNet,
+    model: ResNet,
     tx: optax.GradientTransformationExtraArgs,
     *,
     auxiliary_weight: float = 0.0,

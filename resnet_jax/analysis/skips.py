@@ -20,11 +20,14 @@ from resnet_jax.analysis import expected, reference
 from resnet_jax.analysis.expected import Place
 from resnet_jax.analysis.probe import BATCH, COMPILED_FAST, Probe, Prober
 from resnet_jax.analysis.wiring import ProgramChecks
-from resnet_jax.config import ModelConfig
+from resnet_jax.config import ModelConfig, stage_sizes
 from resnet_jax.errors import WiringError
 from resnet_jax.models import registry
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shortcuts import DropoutAddition
+from resnet_jax.models.vgg import require_large_enough
+
+__all__ = ["Passed", "check", "require_large_enough"]
 
 
 class Passed(NamedTuple):
@@ -39,7 +42,7 @@ def check(
     *,
     image: tuple[int, int, int],
     num_classes: int,
-    model: CifarResNet | None = None,
+    model: ResNet | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Passed]:
     """Compares a net with what its config says of every block.
@@ -57,14 +60,15 @@ def check(
 
     Raises:
         WiringError: on the first block that is not as the config says, in one line that names it.
-        InputError: if the net cannot be built.
+        InputError: if the net cannot be built, or has no blocks.
     """
     start = time.monotonic()
     # Which way values take does not depend on how they are rounded, and half precision hides it.
     if config.dtype == "bfloat16":
         config, model = dataclasses.replace(config, dtype="float32"), None
     if model is None:
-        model = registry.build(config, channels=image[-1], num_classes=num_classes)
+        built_net = registry.build(config, channels=image[-1], num_classes=num_classes)
+        model = registry.of_blocks(built_net)
     built = time.monotonic() - start
     passed = []
     try:
@@ -84,7 +88,7 @@ class _StopAsked(Exception):
 
 def _checks(
     config: ModelConfig,
-    model: CifarResNet,
+    model: ResNet,
     image: tuple[int, int, int],
     num_classes: int,
     should_stop: Callable[[], bool],
@@ -96,10 +100,11 @@ def _checks(
             raise _StopAsked
 
     places = expected.places(config)
-    count = len(places) // 3
-    found = [len(stage) for stage in model.stages]
-    if found != [count] * 3:
-        raise WiringError(f"stages 1 to 3: expected {count} blocks in each, found {found}")
+    sizes, found = list(stage_sizes(config)), [len(stage) for stage in model.stages]
+    if found != sizes:
+        raise WiringError(
+            f"stages 1 to {len(sizes)}: expected {sizes} blocks in them, found {found}"
+        )
     modules = Modules(config, model)
     for place in places:
         ask()
@@ -128,7 +133,7 @@ class Modules:
         prober: what they were tried with.
     """
 
-    def __init__(self, config: ModelConfig, model: CifarResNet):
+    def __init__(self, config: ModelConfig, model: ResNet):
         self.config, self.model = config, model
         self.values: list[Any] = []
         self.prober = Prober(config)
@@ -205,7 +210,7 @@ def _require_weights(config: ModelConfig, place: Place, values: Any) -> None:
 
 
 def _parameters(
-    config: ModelConfig, model: CifarResNet, values: list[Any], channels: int, num_classes: int
+    config: ModelConfig, model: ResNet, values: list[Any], channels: int, num_classes: int
 ) -> str:
     """Option A and identities have none; projections and gates have what they must."""
     twin = expected.parameters_outside_blocks(config, channels, num_classes)

@@ -31,7 +31,7 @@ from resnet_jax.data import augment
 from resnet_jax.errors import InputError
 from resnet_jax.models import complexity, registry
 from resnet_jax.models.parts import POOLING
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.report import style, traces
 from resnet_jax.train import provenance
 from resnet_jax.train.prediction import Request
@@ -76,10 +76,12 @@ def trace(
     request = Request.read(workdir, [image], which)
     _, state = request.restored()
     preprocessing, names = request.preprocessing, request.preprocessing.class_names
-    model = registry.build(
+    built = registry.build(
         request.config.model, channels=preprocessing.image_shape[-1], num_classes=len(names)
     )
-    registry.update(model, *jax.tree.map(jnp.asarray, (state.params, state.stats)))
+    # Class activation maps are of nets that end in global average pooling and one layer.
+    model = registry.of_blocks(built)
+    registry.update(model, *jax.tree.map(jnp.asarray, tuple(state.evaluated)))
     values = outputs(model, request.pixels, preprocessing.normalization, blocks=blocks)
     logits = values[-1].astype(float)
     if not np.isfinite(logits).all():
@@ -110,7 +112,7 @@ def trace(
 
 
 def outputs(
-    model: CifarResNet, pixels: np.ndarray, statistics: augment.Normalization, *, blocks: bool
+    model: ResNet, pixels: np.ndarray, statistics: augment.Normalization, *, blocks: bool
 ) -> list[np.ndarray]:
     """What the net makes of one image, part by part, in one compiled program.
 
@@ -118,7 +120,7 @@ def outputs(
         model: the net.
         pixels: uint8 [1, height, width, channels].
         statistics: that its images are normalised with.
-        blocks: as in `CifarResNet.parts`.
+        blocks: as in `ResNet.parts`.
 
     Returns:
         The normalised image and the output of each part, without the batch; the last one is the
@@ -138,7 +140,7 @@ def outputs(
     return list(jax.device_get(run(params, stats, pixels, statistics.mean, statistics.std)))
 
 
-def class_activation_map(model: CifarResNet, features: np.ndarray, label: int) -> np.ndarray:
+def class_activation_map(model: ResNet, features: np.ndarray, label: int) -> np.ndarray:
     """How much each pixel of the last feature map adds to a class's logit.
 
     The mean over the pixels is the logit without the head's bias.

@@ -16,7 +16,7 @@ from resnet_jax.config import ModelConfig, RunConfig, load_json
 from resnet_jax.data import augment
 from resnet_jax.errors import InputError
 from resnet_jax.models import registry, torch_weights
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.train import checkpoint, provenance
 from resnet_jax.train.earlier import require_same_data
 from resnet_jax.train.evaluator import Evaluator
@@ -68,7 +68,7 @@ class Trained:
     config: RunConfig
     step: int
     experiment: Experiment
-    model: CifarResNet
+    model: ResNet
 
     @classmethod
     def load(cls, workdir: pathlib.Path, which: str = "last") -> "Trained":
@@ -79,7 +79,8 @@ class Trained:
             which: 'last' checkpoint, or 'best' on val.
 
         Raises:
-            InputError: if the folder is no trained run's, or its data are not at hand.
+            InputError: if the folder is no trained run's, its net has no blocks, or its data are
+                not at hand.
         """
         config = load_json(workdir / run_folder.CONFIG)
         # Nothing is trained here: blocks need no loops, in which they could not be told apart.
@@ -90,7 +91,7 @@ class Trained:
         require_same_data(experiment.dataset, workdir)
         state = checkpoints.restore(step, like=experiment.state)
         model = _build(experiment)
-        registry.update(model, *jax.tree.map(jnp.asarray, (state.params, state.stats)))
+        registry.update(model, *jax.tree.map(jnp.asarray, tuple(state.evaluated)))
         return cls(config, step, dataclasses.replace(experiment, state=state), model)
 
     @classmethod
@@ -98,7 +99,7 @@ class Trained:
         """The net of a run whose parts are at hand, with the weights that it was drawn with."""
         return cls(experiment.config, 0, experiment, _build(experiment))
 
-    def built(self) -> CifarResNet:
+    def built(self) -> ResNet:
         """The net as it was before the first step."""
         model = _build(self.experiment)
         if self.config.model.weights:
@@ -168,12 +169,13 @@ class Trained:
         """The net with gates for gradients alone, and the gradient that reaches its stem.
 
         Returns:
-            Parameters, and a function of them: the norm of the mean loss's gradient at the stem's
-            output, over the first training images, in evaluation mode; compiled once.
+            Parameters, and a function of them: the norm of the mean loss's gradient at what the
+            stem's batch norm makes (before a max-pool, if there is one), over the first training
+            images, in evaluation mode; compiled once.
         """
         images, labels = self.training_images(GRADIENT_BATCH)
         model = gates.gated(self.model, self.config.model, gradient_only=True)
-        shape = (*images.shape[:3], model.stem_conv.out_features)
+        shape = jax.eval_shape(model.stem_conv, images).shape
         model.stem_norm = gates.Probed(model.stem_norm, shape)  # type: ignore[assignment]
         net = registry.functional(model)
 
@@ -189,11 +191,12 @@ class Trained:
         return jax.device_get(net.params), lambda params: float(norm(params))
 
 
-def _build(experiment: Experiment) -> CifarResNet:
+def _build(experiment: Experiment) -> ResNet:
     """The run's net with the weights that it was drawn with."""
-    return registry.build(
+    model = registry.build(
         experiment.config.model,
         channels=experiment.preprocessing.image_shape[-1],
         num_classes=len(experiment.class_names),
         seed=experiment.config.train.seed,
     )
+    return registry.of_blocks(model)

@@ -9,11 +9,11 @@ import numpy as np
 
 from resnet_jax.analysis import expected, reference
 from resnet_jax.analysis.expected import Place
-from resnet_jax.analysis.probe import BATCH, COMPILED_FAST, SIDE, Probe, Prober, shape
+from resnet_jax.analysis.probe import BATCH, COMPILED_FAST, Probe, Prober, shape, side
 from resnet_jax.analysis.program import Call, Program
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import WiringError
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 
 
 class ProgramChecks:
@@ -35,7 +35,7 @@ class ProgramChecks:
     def __init__(
         self,
         config: ModelConfig,
-        model: CifarResNet,
+        model: ResNet,
         values: list[Any],
         image: tuple[int, int, int],
     ):
@@ -43,7 +43,8 @@ class ProgramChecks:
         self.places, self.prober = expected.places(config), Prober(config)
         # One to be read, of the data set's images, and a small one to be run.
         self.read = _traced(model, image, extension=False)
-        self.program = _traced(model, (SIDE, SIDE, image[-1]), extension=True)
+        small = side(config) * expected.stem(config).reduction
+        self.program = _traced(model, (small, small, image[-1]), extension=True)
         self.calls = [_call(self.program, place) for place in self.places]
         self.compiled: dict[Any, Callable[..., Any]] = {}
 
@@ -195,7 +196,7 @@ class ProgramChecks:
         return ", ".join(map(shape, wanted))
 
 
-def _traced(model: CifarResNet, image: tuple[int, int, int], *, extension: bool) -> Program:
+def _traced(model: ResNet, image: tuple[int, int, int], *, extension: bool) -> Program:
     try:
         return Program(model, (BATCH, *image), extension=extension)
     except (TypeError, ValueError) as error:

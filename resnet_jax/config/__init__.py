@@ -6,7 +6,13 @@ else in the package reads a `ConfigDict`.
 """
 
 from resnet_jax.config.check import field_names, unknown_field, validate
+from resnet_jax.config.families import stage_sizes
 from resnet_jax.config.files import default_config, differences, load_json, to_json
+from resnet_jax.config.resolve import (
+    records_signals,
+    resolve_block_loop,
+    resolve_steps_per_call,
+)
 from resnet_jax.config.schema import (
     DataConfig,
     EvaluationConfig,
@@ -17,10 +23,6 @@ from resnet_jax.config.schema import (
     RunConfig,
     SyntheticConfig,
     TrainConfig,
-    blocks_per_stage,
-    records_signals,
-    resolve_block_loop,
-    resolve_steps_per_call,
 )
 
 __all__ = [
@@ -33,7 +35,6 @@ __all__ = [
     "RunConfig",
     "SyntheticConfig",
     "TrainConfig",
-    "blocks_per_stage",
     "default_config",
     "differences",
     "field_names",
@@ -41,6 +42,7 @@ __all__ = [
     "records_signals",
     "resolve_block_loop",
     "resolve_steps_per_call",
+    "stage_sizes",
     "to_json",
     "unknown_field",
     "validate",

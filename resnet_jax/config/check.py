@@ -9,14 +9,14 @@ from typing import Any, cast
 
 import ml_collections
 
+from resnet_jax.config import families
+from resnet_jax.config.resolve import intervals
 from resnet_jax.config.schema import (
     STREAMED,
     TRANSFORM_FIELDS,
     DataConfig,
     ModelConfig,
     RunConfig,
-    blocks_per_stage,
-    intervals,
 )
 from resnet_jax.errors import InputError
 
@@ -123,7 +123,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _check_relations(run: RunConfig) -> None:
-    blocks_per_stage(run.model.depth, run.model.block)
+    families.check(run)
     _check_shortcut(run.model)
     _check_classes(run.data)
     _check_feed(run)
@@ -133,16 +133,12 @@ def _check_relations(run: RunConfig) -> None:
             f"config.data.resampling={run.data.resampling!r}, which leaves all classes equally "
             "large; use 'none' for one of them"
         )
-    if (16 * run.model.width) % 1:
-        raise InputError(
-            f"config.model.width={run.model.width:g} gives {16 * run.model.width:g} filters in the "
-            "first stage; use a multiple of 1/16"
-        )
     milestones = run.optimizer.milestones
     if list(milestones) != sorted(set(milestones)) or (milestones and milestones[0] < 1):
         raise InputError(
             f"config.optimizer.milestones must be positive and increasing, got {milestones}"
         )
+    _check_recipe(run)
     if run.train.block_loop == "always" and run.model.has_dropout:
         raise InputError(
             "config.train.block_loop='always' is not possible with "
@@ -158,6 +154,44 @@ def _check_relations(run: RunConfig) -> None:
             )
 
 
+def _check_recipe(run: RunConfig) -> None:
+    """What the schedule and the evaluated weights rest on."""
+    optimizer, data, model = run.optimizer, run.data, run.model
+    if optimizer.schedule == "plateau":
+        if data.train_on != "train" or not data.val_fraction:
+            raise InputError(
+                "config.optimizer.schedule='plateau' follows the error on val, which is empty with "
+                f"config.data.train_on={data.train_on!r} and config.data.val_fraction="
+                f"{data.val_fraction:g}; hold images out, or use 'step'"
+            )
+    else:
+        for name in ("plateau_patience", "plateau_improvement"):
+            _require_default(
+                optimizer, "optimizer", name, f"config.optimizer.schedule={optimizer.schedule!r}"
+            )
+    if run.train.reestimation_batches and model.batch_norm == "frozen":
+        raise InputError(
+            f"config.train.reestimation_batches={run.train.reestimation_batches} has no effect "
+            "with config.model.batch_norm='frozen'; leave it at 0"
+        )
+    if run.train.reestimation_batches and model.batch_norm_decay == 1:
+        raise InputError(
+            f"config.train.reestimation_batches={run.train.reestimation_batches} is not possible "
+            "with config.model.batch_norm_decay=1, which takes nothing from a batch; use less"
+        )
+
+
+def _require_default(group: Any, prefix: str, name: str, reason: str) -> None:
+    """Refuses a field that has no effect, for it would stand in the run's record all the same."""
+    (field,) = [field for field in dataclasses.fields(group) if field.name == name]
+    value = getattr(group, name)
+    if value != field.default:
+        raise InputError(
+            f"config.{prefix}.{name}={value:g} has no effect with {reason}; "
+            f"leave it at {field.default:g}"
+        )
+
+
 def _check_classes(data: DataConfig) -> None:
     classes = data.classes
     if len(classes) == 1 or len(set(classes)) < len(classes):
@@ -171,12 +205,8 @@ def _check_classes(data: DataConfig) -> None:
                 f"every item of config.data.class_ratios must be a number above 0, got {ratio:g}; "
                 "to leave out a class use config.data.classes"
             )
-    default = DataConfig().mixup_alpha
-    if data.resampling != "mixup" and data.mixup_alpha != default:
-        raise InputError(
-            f"config.data.mixup_alpha={data.mixup_alpha:g} has no effect with "
-            f"config.data.resampling={data.resampling!r}; leave it at {default:g}, or use 'mixup'"
-        )
+    if data.resampling != "mixup":
+        _require_default(data, "data", "mixup_alpha", f"config.data.resampling={data.resampling!r}")
 
 
 # What each kind of data set does not read; it stays at its default.

@@ -46,7 +46,13 @@ def differences(old: RunConfig, new: RunConfig, *, operational: bool = False) ->
         new: the configuration after.
         operational: also compare the fields that may change when a run is resumed.
     """
-    return _differences(old, new, "", operational)
+    lines = _differences(old, new, "", operational)
+    intervals = [run.train.eval_interval for run in (old, new)]
+    if not operational and "plateau" in (old.optimizer.schedule, new.optimizer.schedule):
+        # There the rate depends on when val is looked at.
+        if intervals[0] != intervals[1]:
+            lines.append(f"train.eval_interval: {intervals[0]} -> {intervals[1]}")
+    return lines
 
 
 def _differences(old: Any, new: Any, prefix: str, operational: bool) -> list[str]:

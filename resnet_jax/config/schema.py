@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-from resnet_jax.errors import InputError
-
 
 def _field(
     default: Any,
@@ -34,11 +32,15 @@ TRANSFORM_FIELDS = {
 class ModelConfig:
     """Which net. The number of classes and channels comes from the data set."""
 
-    family: str = _field("cifar_resnet", allowed=("cifar_resnet",))
+    # He 2015, Sec. 4.2 (three stages) and Table 1 (four); Simonyan and Zisserman 2015, Table 1.
+    family: str = _field("cifar_resnet", allowed=("cifar_resnet", "imagenet_resnet", "vgg"))
     depth: int = _field(20, minimum=8)
     # False removes every shortcut and changes nothing else: the plain twin.
     residual: bool = _field(True)
     block: str = _field("basic", allowed=("basic", "bottleneck"))
+    # "": the family's own. Of imagenet_resnet that is 7x7 with stride 2 and a max-pool, which leave
+    # a quarter of the image's side; '3x3' leaves all of it, for images of 64 pixels or less.
+    stem: str = _field("", allowed=("", "3x3"))
     # He 2016, Fig. 4: where BN and ReLU stand relative to the addition.
     activation_order: str = _field(
         "original",
@@ -70,16 +72,18 @@ class ModelConfig:
     zero_padding: str = _field("end", allowed=("end", "both"))
     # He 2015 strides in the first 1x1 convolution; widely published weights ("v1.5") in the 3x3.
     bottleneck_stride: str = _field("1x1", allowed=("1x1", "3x3"))
-    # Multiplies the stage widths 16, 32, 64.
+    # Multiplies the stages' widths: 16, 32, 64 of cifar_resnet, 64 to 512 of the others (and VGG's
+    # 4096 hidden units).
     width: float = _field(1.0, minimum=1 / 16)
     # Synced: statistics of the global batch. Local: of each device's share, as in the papers.
     # Frozen: the running ones, which stay as they are: those of `weights`, or mean 0 and variance
     # 1, which is a net without BN: scale and shift are left, and nothing is normalised.
-    batch_norm: str = _field("synced", allowed=("synced", "local", "frozen"))
+    # None: no such layers at all, as in the published VGG nets, and in no other family.
+    batch_norm: str = _field("synced", allowed=("synced", "local", "frozen", "none"))
     # new running statistic = decay * old + (1 - decay) * batch; PyTorch calls 1 - decay "momentum".
     batch_norm_decay: float = _field(0.9, minimum=0, maximum=1)
     batch_norm_epsilon: float = _field(1e-5, minimum=0)
-    # Classifiers after stages 1 and 2 too, in training alone, so that gradient enters there
+    # Classifiers after all other stages too, in training alone, so that gradient enters there
     # (Szegedy et al. 2015, arXiv 1409.4842, Sec. 5, with 0.3): the loss that is descended is that
     # of the head plus this times each of theirs; 0 for none. Logged losses are the head's.
     auxiliary_weight: float = _field(0.0, minimum=0)
@@ -88,9 +92,14 @@ class ModelConfig:
     weights: str = _field("")
 
     @property
+    def has_blocks(self) -> bool:
+        """Whether it is made of blocks, plain or residual, which can be checked and taken apart."""
+        return self.family != "vgg"
+
+    @property
     def has_dropout(self) -> bool:
-        """Whether each block draws masks of its own in training, so that no two are alike."""
-        return self.residual and self.shortcut_transform == "dropout"
+        """Whether layers draw masks of their own in training, so that no two blocks are alike."""
+        return not self.has_blocks or (self.residual and self.shortcut_transform == "dropout")
 
     @property
     def is_annealed(self) -> bool:
@@ -178,8 +187,12 @@ class OptimizerConfig:
     weight_decay: float = _field(1e-4, minimum=0)
     # False exempts BN scales and all biases from the decay.
     decay_batch_norm: bool = _field(True)
-    schedule: str = _field("step", allowed=("step", "cosine", "constant"))
+    # step: times `decay_factor` at each milestone; plateau: whenever `plateau_patience` evaluations
+    # in a row have not lowered val's error by more than `plateau_improvement` points.
+    schedule: str = _field("step", allowed=("step", "plateau", "cosine", "constant"))
     milestones: tuple[int, ...] = _field((32_000, 48_000))
+    plateau_patience: int = _field(3, minimum=1)
+    plateau_improvement: float = _field(0.1, minimum=0, maximum=100)
     decay_factor: float = _field(0.1, minimum=0, maximum=1)
     # constant: `warmup_learning_rate` for `warmup_steps`; linear: from it up to `learning_rate`;
     # until_error: at it until the running training error falls below `warmup_error` percent.
@@ -198,6 +211,16 @@ class TrainConfig:
     # balanced: an example of class c counts n / (k n_c) in the loss that is descended (n images of
     # k classes, n_c of c in `train`). Logged losses and errors stay unweighted.
     class_weights: str = _field("none", allowed=("none", "balanced"))
+    # Share of the target probability that is spread over all classes (Szegedy et al. 2016, arXiv
+    # 1512.00567, Sec. 7, with 0.1), in the loss that is descended; logged losses are without.
+    label_smoothing: float = _field(0.0, minimum=0, maximum=0.99)
+    # Evaluate a moving average of weights and running statistics instead of the last ones:
+    # average = d * average + (1 - d) * new after each step, with d = min(this, (1 + step) /
+    # (10 + step)) so that the first steps are forgotten; 0 for none.
+    average_decay: float = _field(0.0, minimum=0, maximum=0.999999)
+    # Batches over which BN's statistics are measured anew, with the final weights, before the last
+    # evaluation (He 2015, appendix A, for weights that are frozen afterwards); 0 for none.
+    reestimation_batches: int = _field(0, minimum=0)
     seed: int = _field(0, minimum=0, maximum=2**31 - 1)
     eval_interval: int = _field(1_000, minimum=1, operational=True)
     eval_batch_size: int = _field(500, minimum=1, operational=True)
@@ -264,8 +287,9 @@ class LogConfig:
 
     interval: int = _field(100, minimum=1, operational=True)
     # Steps between two looks at the signals and gradients of every layer (docs/vanishing.md), the
-    # first before step 1; 0 for none. None in runs that are shorter, nor of nets whose blocks run
-    # as a loop or are computed again, for whom a pass without that may take too much.
+    # first before step 1; 0 for none. None in runs that are shorter, nor of nets without blocks or
+    # whose blocks run as a loop or are computed again, for whom a pass without that may take too
+    # much.
     signals_interval: int = _field(1_000, minimum=0, operational=True)
     tensorboard: bool = _field(True, operational=True)
     progress: bool = _field(True, operational=True)
@@ -282,64 +306,3 @@ class RunConfig:
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     log: LogConfig = dataclasses.field(default_factory=LogConfig)
-
-
-def blocks_per_stage(depth: int, block: str) -> int:
-    """Blocks n in each of the three CIFAR stages.
-
-    Basic blocks have two convolutions, depth = 6n + 2 (He 2015, Sec. 4.2); bottlenecks three,
-    depth = 9n + 2 (He 2016, Sec. 5).
-
-    Raises:
-        InputError: if no whole n gives this depth.
-    """
-    convolutions = {"basic": 6, "bottleneck": 9}[block]
-    n, rest = divmod(depth - 2, convolutions)
-    if n < 1 or rest:
-        low = max(n, 1) * convolutions + 2
-        raise InputError(
-            f"config.model.depth must be {convolutions}n + 2 with {block} blocks, got {depth}; "
-            f"the nearest are {low} and {low + convolutions}"
-        )
-    return n
-
-
-def intervals(run: RunConfig) -> dict[str, int]:
-    """After how many steps something happens, by field; one call of the step must divide all."""
-    found = {
-        "train.steps": run.train.steps,
-        "train.eval_interval": run.train.eval_interval,
-        "train.checkpoint_interval": run.train.checkpoint_interval,
-        "log.interval": run.log.interval,
-    }
-    if records_signals(run):
-        found["log.signals_interval"] = run.log.signals_interval
-    return found
-
-
-def records_signals(run: RunConfig) -> bool:
-    """Whether a run looks at its signals, if its blocks are no loop."""
-    return 0 < run.log.signals_interval <= run.train.steps and not run.train.recompute_blocks
-
-
-# Below it, unrolled programs are compiled within a minute.
-LOOP_FROM = 164
-
-
-def resolve_block_loop(run: RunConfig, *, accelerator: bool) -> bool:
-    """Whether blocks that are alike become a loop: as configured, or where it pays."""
-    if run.train.block_loop == "auto":
-        return accelerator and run.model.depth >= LOOP_FROM and not run.model.has_dropout
-    return run.train.block_loop == "always"
-
-
-def resolve_steps_per_call(run: RunConfig, *, accelerator: bool) -> int:
-    """Steps in one compiled call: as configured, or chosen so that it divides every interval."""
-    if run.train.steps_per_call:
-        return run.train.steps_per_call
-    # Batches of images are prepared one call ahead: several steps would be gigabytes, and a step
-    # on streamed images takes far longer than its launch.
-    if not accelerator or run.data.is_streamed:
-        return 1
-    values = intervals(run).values()
-    return max(k for k in range(1, 51) if all(value % k == 0 for value in values))

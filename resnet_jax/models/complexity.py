@@ -12,9 +12,8 @@ from jax.extend import core
 
 from resnet_jax.models import registry
 from resnet_jax.models.receptive_field import PIXEL, Spans, Walk
-from resnet_jax.models.registry import Apply
+from resnet_jax.models.registry import Apply, Net
 from resnet_jax.models.repeated import Repetition
-from resnet_jax.models.resnet import CifarResNet
 from resnet_jax.native import library
 
 
@@ -56,15 +55,13 @@ class PartCost(NamedTuple):
     sees_all: bool
 
 
-def of_parts(
-    model: CifarResNet, image: tuple[int, int, int], *, blocks: bool = False
-) -> list[PartCost]:
+def of_parts(model: Net, image: tuple[int, int, int], *, blocks: bool = False) -> list[PartCost]:
     """The costs of a net's parts, in order, in evaluation; nothing is computed.
 
     Args:
         model: the net.
         image: (height, width, channels).
-        blocks: as in `CifarResNet.parts`.
+        blocks: as in `ResNet.parts`.
     """
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
 
@@ -103,7 +100,7 @@ def of_parts(
 
 
 def activation_bytes(
-    model: CifarResNet, image: tuple[int, int, int], *, batch: int, recompute: bool = False
+    model: Net, image: tuple[int, int, int], *, batch: int, recompute: bool = False
 ) -> int:
     """Bytes that a training step keeps from the forward pass for the backward pass.
 

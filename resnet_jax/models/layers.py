@@ -94,13 +94,62 @@ def convolution(
     )
 
 
+def max_pool(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
+    """The largest value of each window, channel by channel, as PyTorch's layer takes it.
+
+    Args:
+        x: [batch, height, width, channels].
+        size: of the window, in pixels both ways.
+        stride: likewise.
+        padding: on all four sides, in pixels that are never the largest.
+
+    Returns:
+        [batch, (height + 2 padding - size) // stride + 1, likewise, channels].
+    """
+    sides = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+    found: jax.Array = lax.reduce_window(
+        x, -jnp.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), sides
+    )
+    return found
+
+
+def dropout(x: jax.Array, rate: float, keys: jax.Array, position: int) -> jax.Array:
+    """Sets a share of the values to zero, and divides the others by what is kept.
+
+    Args:
+        x: [batch, ...].
+        rate: the share, below 1.
+        keys: one for each image [batch], on which alone its mask depends.
+        position: of the layer in the net, so that each draws masks of its own.
+    """
+    kept = 1 - rate
+
+    def mask(key: jax.Array) -> jax.Array:
+        own = jax.random.fold_in(key, position)
+        return jax.random.bernoulli(own, kept, x.shape[1:])
+
+    return jnp.where(jax.vmap(mask)(keys), x / kept, 0)
+
+
 def classifier(in_width: int, classes: int, numerics: Numerics, rngs: nnx.Rngs) -> nnx.Linear:
     """A fully connected layer that gives logits."""
+    # He's formula for a layer that no ReLU follows: variance 1 / fan in.
+    return fully_connected(in_width, classes, numerics, rngs, gain=1.0)
+
+
+def fully_connected(
+    in_width: int, width: int, numerics: Numerics, rngs: nnx.Rngs, *, gain: float = 2.0
+) -> nnx.Linear:
+    """A fully connected layer, before a ReLU unless another gain says otherwise.
+
+    Its initial weights have variance gain / fan in: He et al. 2015 (arXiv 1502.01852), eq. 10, in
+    its forward form. The backward form, by fan out, would make the outputs of a layer that has six
+    times as many inputs (VGG's first) two and a half times as large.
+    """
     return nnx.Linear(
         in_width,
-        classes,
-        # He's formula for a layer that no ReLU follows: variance 1 / fan in.
-        kernel_init=nnx.initializers.variance_scaling(1.0, "fan_in", "normal"),
+        width,
+        kernel_init=nnx.initializers.variance_scaling(gain, "fan_in", "normal"),
         dtype=numerics.dtype,
         param_dtype=numerics.param_dtype,
         rngs=rngs,

@@ -9,9 +9,15 @@ from flax import nnx
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
 from resnet_jax.models.repeated import UNROLLED, Repetition
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.vgg import VGG
 
-FAMILIES: dict[str, Callable[..., CifarResNet]] = {"cifar_resnet": CifarResNet}
+Net = ResNet | VGG
+FAMILIES: dict[str, Callable[..., Net]] = {
+    "cifar_resnet": ResNet,
+    "imagenet_resnet": ResNet,
+    "vgg": VGG,
+}
 
 
 class Apply(Protocol):
@@ -29,7 +35,7 @@ class Apply(Protocol):
     ) -> tuple[jax.Array, Any]:
         """Maps x [batch, height, width, channels] to logits [batch, classes] and the next stats.
 
-        `keys` and `progress` matter to some nets, in training alone; see `CifarResNet`.
+        `keys` and `progress` matter to some nets, in training alone; see `ResNet` and `VGG`.
         """
 
 
@@ -56,7 +62,7 @@ def build(
     seed: int = 0,
     axis_name: str | None = None,
     repetition: Repetition = UNROLLED,
-) -> CifarResNet:
+) -> Net:
     """Builds the configured net with freshly drawn weights.
 
     Args:
@@ -86,12 +92,26 @@ def build(
     )
 
 
-def functional(model: CifarResNet) -> Functional:
+def of_blocks(model: Net) -> ResNet:
+    """The same net, known to be made of blocks.
+
+    Raises:
+        InputError: if it is none.
+    """
+    if not isinstance(model, ResNet):
+        raise InputError(
+            "a net with config.model.family='vgg' has no blocks to be checked or taken apart; take "
+            "a run of 'cifar_resnet' or 'imagenet_resnet'"
+        )
+    return model
+
+
+def functional(model: Net) -> Functional:
     """Splits a net into its parameters, its batch statistics and a pure function of them.
 
     The values of a net that is to run in loops are laid out for that; see `repeated.with_loops`.
     """
-    if model.repetition.loop:
+    if isinstance(model, ResNet) and model.repetition.loop:
         model = model.looped()
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
 

@@ -1,26 +1,55 @@
-"""The CIFAR family: depth 6n + 2 with basic blocks, 9n + 2 with bottlenecks, plain or residual."""
+"""The nets of blocks, plain or residual: those of the papers for CIFAR and for ImageNet."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from resnet_jax.config import ModelConfig, blocks_per_stage
+from resnet_jax.config import ModelConfig, stage_sizes
 from resnet_jax.models.blocks import ORDERS, Block
-from resnet_jax.models.layers import BatchNorm, Numerics, classifier, convolution
+from resnet_jax.models.layers import BatchNorm, Numerics, classifier, convolution, max_pool
 from resnet_jax.models.parts import HEAD, POOLING, Part, compose
 from resnet_jax.models.repeated import UNROLLED, Loop, Repetition, through
 
-STEM_WIDTH = 16
-STAGE_WIDTHS = (16, 32, 64)  # He 2015, Sec. 4.2; four times as wide outside bottlenecks
+
+class Layout(NamedTuple):
+    """What families of these nets differ in, beside the number of blocks.
+
+    Attributes:
+        widths: of the stages, four times as wide outside bottlenecks; the stem has the first.
+        stem_kernel: of the stem's convolution, in pixels.
+        stem_stride: of the same.
+        pooled: whether the stem ends in a 3x3 max-pool with stride 2.
+    """
+
+    widths: tuple[int, ...]
+    stem_kernel: int
+    stem_stride: int
+    pooled: bool
 
 
-class CifarResNet(nnx.Module):
-    """Stem, three stages, global average pooling, head.
+LAYOUTS = {
+    "cifar_resnet": Layout((16, 32, 64), 3, 1, pooled=False),  # He 2015, Sec. 4.2
+    "imagenet_resnet": Layout((64, 128, 256, 512), 7, 2, pooled=True),  # He 2015, Table 1
+}
 
-    Works on images of any size and number of channels; stages two and three halve the feature map.
+
+def layout(config: ModelConfig) -> Layout:
+    """The configured family's, with the configured stem."""
+    of_family = LAYOUTS[config.family]
+    if config.stem == "3x3":
+        return of_family._replace(stem_kernel=3, stem_stride=1, pooled=False)
+    return of_family
+
+
+class ResNet(nnx.Module):
+    """Stem, three or four stages, global average pooling, head.
+
+    Works on images of any size and number of channels; all stages but the first halve the feature
+    map. In the pre-activated orders the stem too is convolution, BN, ReLU and, if it has one,
+    max-pool, and the first block is not activated again: He 2016, appendix, and its published code.
 
     Args:
         config: depth, block, shortcut, activation order, width.
@@ -31,9 +60,10 @@ class CifarResNet(nnx.Module):
         rngs: for the initial weights; a plain net and its option A twin draw the same ones.
 
     Raises:
-        InputError: if the depth fits no whole number of blocks.
+        InputError: if the family has no net of this depth.
 
-    Reference: He et al. 2015 (arXiv 1512.03385), Sec. 4.2; He et al. 2016 (arXiv 1603.05027).
+    Reference: He et al. 2015 (arXiv 1512.03385), Table 1 and Sec. 4.2; He et al. 2016 (arXiv
+    1603.05027).
     """
 
     def __init__(
@@ -47,30 +77,33 @@ class CifarResNet(nnx.Module):
         repetition: Repetition = UNROLLED,
     ):
         numerics = Numerics.of(config, axis_name)
-        per_stage = blocks_per_stage(config.depth, config.block)
+        of_family = layout(config)
         expansion = 4 if config.block == "bottleneck" else 1
-        in_width = round(STEM_WIDTH * config.width)
+        in_width = round(of_family.widths[0] * config.width)
 
-        self.stem_conv = convolution(channels, in_width, 3, 1, numerics, rngs)
+        self.stem_conv = convolution(
+            channels, in_width, of_family.stem_kernel, of_family.stem_stride, numerics, rngs
+        )
         self.stem_norm = BatchNorm(in_width, numerics)
-        stages = []
-        for index, stage_width in enumerate(STAGE_WIDTHS):
-            width = round(stage_width * config.width) * expansion
+        self.stem_pooled = of_family.pooled
+        stages, made = [], 0
+        for index, size in enumerate(stage_sizes(config)):
+            width = round(of_family.widths[index] * config.width) * expansion
             blocks = []
-            for position in range(per_stage):
-                stride = 2 if index > 0 and position == 0 else 1
+            for number in range(size):
+                stride = 2 if index > 0 and number == 0 else 1
                 blocks.append(
                     Block(
                         config,
                         in_width,
                         width,
                         stride,
-                        position=index * per_stage + position,
+                        position=made,
                         numerics=numerics,
                         rngs=rngs,
                     )
                 )
-                in_width = width
+                in_width, made = width, made + 1
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
         # He 2016, appendix: "an extra activation right after" the last unit's addition, of the
@@ -137,7 +170,10 @@ class CifarResNet(nnx.Module):
         keys: jax.Array | None = None,
         progress: jax.Array | None = None,
     ) -> jax.Array:
-        """The last feature map, [batch, height / 4, width / 4, channels], before pooling."""
+        """The last feature map, [batch, rows, columns, channels], before pooling.
+
+        CIFAR nets leave a quarter of the image's height and width, ImageNet nets a 32nd.
+        """
         return compose(self._feature_parts(train=train, keys=keys, progress=progress), x)
 
     def parts(self, *, blocks: bool = False) -> list[Part]:
@@ -184,7 +220,8 @@ class CifarResNet(nnx.Module):
 
     def _stem(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = jnp.asarray(x, self.numerics.dtype)
-        return self.stem_norm(self.stem_conv(x), train=train, relu=True)
+        x = self.stem_norm(self.stem_conv(x), train=train, relu=True)
+        return max_pool(x, 3, 2, 1) if self.stem_pooled else x
 
     def _through(self, blocks: list[Any], x: jax.Array, **how: Any) -> jax.Array:
         """Maps x through blocks of one stage; only the first one may change its shape."""
@@ -199,7 +236,7 @@ class CifarResNet(nnx.Module):
             return self.final_norm(x, train=train, relu=self.final_relu)
         return nnx.relu(x) if self.final_relu else x
 
-    def looped(self) -> "CifarResNet":
+    def looped(self) -> "ResNet":
         """The same net with the weights of blocks that are alike stacked; see `repeated`."""
         net = nnx.clone(self)
         stages: list[Any] = []

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from resnet_jax.config import ModelConfig
-from resnet_jax.models.layers import BatchNorm, Numerics, convolution
+from resnet_jax.models.layers import BatchNorm, Numerics, convolution, dropout
 
 
 class IdentityShortcut(nnx.Module):
@@ -211,13 +211,7 @@ class DropoutAddition(nnx.Module):
         """As `Addition`; each image's mask depends on its own key alone."""
         if keys is None:
             return branch + shortcut
-        kept = 1 - self.rate
-
-        def mask(key: jax.Array) -> jax.Array:
-            own = jax.random.fold_in(key, self.position)
-            return jax.random.bernoulli(own, kept, shortcut.shape[1:])
-
-        return branch + jnp.where(jax.vmap(mask)(keys), shortcut / kept, 0)
+        return branch + dropout(shortcut, self.rate, keys, self.position)
 
 
 def addition(

@@ -18,7 +18,7 @@ from resnet_jax.errors import InputError, first_line
 from resnet_jax.files import replacing
 from resnet_jax.models.blocks import Block
 from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.resnet import CifarResNet
+from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.shortcuts import GatedAddition, ProjectionShortcut
 
 # `weights_only=True` was broken before (CVE-2025-32434 up to 2.5.1, CVE-2026-24747 up to 2.9).
@@ -111,7 +111,7 @@ def assign(
     """Writes PyTorch arrays into a net.
 
     Args:
-        model: a `CifarResNet` with basic blocks in the original order.
+        model: a `ResNet` with basic blocks in the original order.
         state_dict: arrays by PyTorch name.
         strict: refuse missing and extra names instead of reporting them.
 
@@ -153,7 +153,7 @@ def write(model: nnx.Module, path: pathlib.Path) -> None:
     """Writes a net's weights and running statistics, as PyTorch would name and lay them out.
 
     Args:
-        model: a `CifarResNet`, not looped.
+        model: a `ResNet`, not looped.
         path: a `.safetensors` file; replaced if it is there.
     """
     state_dict = {
@@ -181,7 +181,7 @@ def _to_torch(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _targets(model: nnx.Module) -> Iterator[Target]:
-    if not isinstance(model, CifarResNet):
+    if not isinstance(model, ResNet):
         raise InputError(f"no PyTorch names are known for a {type(model).__name__}")
     yield _conv("conv1", model.stem_conv)
     yield from _norm("bn1", model.stem_norm)

@@ -1,4 +1,4 @@
-"""Published test errors on CIFAR, with their sources."""
+"""Published test errors on CIFAR and ImageNet, with their sources."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,6 +23,7 @@ class Published:
         source: paper and table.
         dataset: `config.data.name`.
         model: fields of `config.model` that identify the net; those of `MODEL` hold otherwise.
+        settings: other fields, by dotted path, without which the number is of something else.
     """
 
     net: str
@@ -31,6 +32,7 @@ class Published:
     source: str
     dataset: str
     model: Mapping[str, Any]
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def is_of(self, config: Mapping[str, Any]) -> bool:
         """Whether a run's config describes this net on this data set."""
@@ -38,9 +40,11 @@ class Published:
             return False
         if selects_images(config):
             return False
+        if any(records.field(config, path) != value for path, value in self.settings.items()):
+            return False
         wanted = {**MODEL, **self.model}
         if not wanted["residual"]:  # what a plain net would have as a shortcut is of no matter
-            wanted = {k: wanted[k] for k in ("depth", "residual", "block", "width")}
+            wanted = {k: wanted[k] for k in ("family", "depth", "residual", "block", "width")}
         model = config["model"]
         return all(model.get(key, MODEL.get(key)) == value for key, value in wanted.items())
 
@@ -54,6 +58,7 @@ def selects_images(config: Mapping[str, Any]) -> bool:
 # What holds for a published net unless its row says otherwise. A missing field of an older run's
 # config counts as this.
 MODEL = {
+    "family": "cifar_resnet",
     "residual": True,
     "block": "basic",
     "activation_order": "original",
@@ -93,6 +98,22 @@ def _deep(
     }
     source = f"{HE_2016}, Table {table}"
     return Published(f"ResNet-{depth}", value, _words(value, MEDIAN), source, dataset, model)
+
+
+def _imagenet(
+    net: str, value: float, source: str, crops: str, depth: int, **model: Any
+) -> Published:
+    model = {
+        **{"family": "imagenet_resnet", "depth": depth},
+        **{"block": "basic" if depth < 50 else "bottleneck", **model},
+    }
+    words = f"{value:.2f} ({'ten crops' if crops == 'ten' else 'one crop'})"
+    settings = {"evaluation.crops": crops, "data.image_size": 224}
+    return Published(net, value, words, source, "imagenet2012", model, settings)
+
+
+def _ten_crops(net: str, value: float, table: int, depth: int, **model: Any) -> Published:
+    return _imagenet(net, value, f"{HE_2015}, Table {table}", "ten", depth, **model)
 
 
 PUBLISHED: tuple[Published, ...] = (
@@ -174,77 +195,34 @@ PUBLISHED += tuple(
     for bias in range(0, -6, -1)
 )  # fmt: skip
 
+# He et al. 2015: "B" where the shape changes from depth 50 on, stride in the first 1x1 convolution.
+PUBLISHED += (
+    _ten_crops("plain-18", 27.94, 2, 18, residual=False),
+    _ten_crops("plain-34", 28.54, 2, 34, residual=False),
+    _ten_crops("ResNet-18", 27.88, 2, 18),
+    _ten_crops("ResNet-34 A", 25.03, 3, 34),
+    _ten_crops("ResNet-34 B", 24.52, 3, 34, shortcut="B"),
+    _ten_crops("ResNet-34 C", 24.19, 3, 34, shortcut="C"),
+    *(
+        _ten_crops(f"ResNet-{depth}", value, 3, depth, shortcut="B", bottleneck_stride="1x1")
+        for depth, value in ((50, 22.85), (101, 21.75), (152, 21.43))
+    ),
+)
+# The numbers of 90 epochs with projections, and the stride in the 3x3 convolution.
+PUBLISHED += tuple(
+    _imagenet(
+        f"ResNet-{depth}",
+        value,
+        "facebookarchive/fb.resnet.torch, README",
+        "center",
+        depth,
+        shortcut="B",
+        bottleneck_stride="1x1" if depth < 50 else "3x3",
+    )
+    for depth, value in ((18, 30.43), (34, 26.73), (50, 24.01), (101, 22.44), (152, 22.16))
+)
+
 
 def find(config: Mapping[str, Any]) -> Published | None:
     """The published value of a run's net, or None."""
     return next((row for row in PUBLISHED if row.is_of(config)), None)
-
-
-# The recipe of the CIFAR experiments, He et al. 2015, Sec. 4.2; He et al. 2016 add the warm-up.
-RECIPE = {
-    "train.steps": 64_000,
-    "train.batch_size": 128,
-    "optimizer.name": "sgd",
-    "optimizer.learning_rate": 0.1,
-    "optimizer.schedule": "step",
-    "optimizer.milestones": (32_000, 48_000),
-    "optimizer.decay_factor": 0.1,
-    "optimizer.momentum": 0.9,
-    "optimizer.nesterov": False,
-    "optimizer.weight_decay": 1e-4,
-    "data.crop_padding": 4,
-    "data.flip": True,
-    "data.normalization": "pixel_mean",
-    "data.resampling": "none",
-    "train.class_weights": "none",
-    "model.dtype": "float32",
-    "model.weights": "",
-}
-
-
-def recipe_differences(config: Mapping[str, Any], dataset: Mapping[str, Any]) -> list[str]:
-    """How a run departs from the papers' recipe, one phrase each.
-
-    Args:
-        config: of the run.
-        dataset: as `Sweep.dataset`: name, and where known `original` and `examples`.
-    """
-    found = []
-    for path, wanted in RECIPE.items():
-        value = records.field(config, path, wanted)
-        value = tuple(value) if isinstance(value, list) else value
-        if value != wanted:
-            name = path.split(".")[1].replace("_", " ")
-            found.append(f"{name} {_number(value)}, not {_number(wanted)}")
-    found += _warm_up(config)
-    if not str(dataset.get("name", "")).startswith("cifar"):
-        found.append(f"data set {dataset.get('name', 'unknown')}, not CIFAR")
-    elif dataset.get("original") is False:
-        found.append("a copy of the images, not the original files")
-    elif dataset.get("original") is None:
-        found.append("whether the files are the original ones is not recorded")
-    elif isinstance(dataset.get("examples"), Mapping):
-        images = dataset["examples"].get("train")
-        if images not in (None, 45_000, 50_000):
-            found.append(f"{images:,} training images, not 45,000 or 50,000")
-    if records.field(config, "data.train_on", "train") != "train":
-        found.append("trained on val too (the paper does not say)")
-    found.append("batch statistics by moving average, not over a large batch")
-    return found
-
-
-def _warm_up(config: Mapping[str, Any]) -> list[str]:
-    kind = records.field(config, "optimizer.warmup", "none")
-    late = records.field(config, "model.activation_order", "original") != "original"
-    deep = int(config["model"]["depth"]) >= 110
-    if kind != "none" and not deep and not late:
-        return [f"{kind} warm-up, not none"]
-    if kind == "none" and (deep or late):
-        return ["no warm-up, not 0.01 at first"]
-    return []
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resnet_jax import run_folder
-from resnet_jax.report import published
+from resnet_jax.report import published, recipes
 from resnet_jax.report.groups import Group, commit_of, hardware_of
 from resnet_jax.report.style import dataset_name
 from resnet_jax.report.sweep import Sweep, short
@@ -69,7 +69,7 @@ def against_published(sweep: Sweep) -> Table:
         *("net", "published test error %", "source", "measured test error %"),
         *("standard deviation", "n", "difference", "recipe differences"),
     ]
-    departures = [published.recipe_differences(g.config, sweep.dataset) for g in sweep.groups]
+    departures = [recipes.recipe_differences(g.config, sweep.dataset) for g in sweep.groups]
     shared = [text for text in departures[0] if all(text in own for own in departures)]
     shared = shared if len(departures) > 1 else []
     rows = []

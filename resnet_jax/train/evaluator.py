@@ -66,8 +66,7 @@ class Evaluator:
         with contextlib.closing(self.experiment.feed.evaluation(split, self.batch_size)) as batches:
             for batch in batches:
                 part, logits = self.program(
-                    state.params,
-                    state.stats,
+                    *state.evaluated,
                     self.experiment.arrays,
                     self._placed(batch.inputs),
                     batch.mask,

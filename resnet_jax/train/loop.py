@@ -23,6 +23,7 @@ from resnet_jax.train.earlier import logged_error, require_same, require_same_da
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.final import final_report
 from resnet_jax.train.progress import TrainingProgress
+from resnet_jax.train.reestimation import reestimated
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
 
@@ -294,6 +295,8 @@ class Attempt:
         measured = {}
         jax.block_until_ready(self.state.step)
         with self.progress.paused():
+            if last and self.config.train.reestimation_batches:
+                self.state = reestimated(self.experiment, self.state, between=self._between_calls)
             for split in ("val", "test"):
                 if self.experiment.feed.sizes[split]:
                     values, seen = self.evaluator.measure(
@@ -305,7 +308,10 @@ class Attempt:
         # Both or none: an evaluation that was cut off is made again.
         for split, values in measured.items():
             self.writer.write(step, split, values)
-        return measured["val"]["error"] if "val" in measured else None
+        if "val" not in measured:
+            return None
+        self.state = self.experiment.judged(self.state, measured["val"]["error"])
+        return measured["val"]["error"]
 
     def _final_report(self) -> dict[str, Any]:
         steps = self.config.train.steps

@@ -28,12 +28,27 @@ class LearningRateState(NamedTuple):
     warming: jax.Array
 
 
+class PlateauState(NamedTuple):
+    """How long the error on val has not fallen, for the schedule 'plateau'.
+
+    Attributes:
+        plateau_scale: what the rate is multiplied by.
+        best_error: lowest error on val so far, percent.
+        fruitless: evaluations since.
+    """
+
+    plateau_scale: jax.Array
+    best_error: jax.Array
+    fruitless: jax.Array
+
+
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate over iterations, warm-up apart.
+    """The learning rate over iterations, warm-up and plateaus apart.
 
     Args:
         config: 'step' multiplies by `decay_factor` at each milestone (He 2015, Sec. 4.2),
-            'cosine' ends at zero after `steps`, 'constant' stays.
+            'cosine' ends at zero after `steps`, 'constant' stays, and so does 'plateau', whose
+            drops come from `after_evaluation`.
         steps: of the whole run.
     """
     if config.schedule == "step":
@@ -85,6 +100,57 @@ def scale_by_learning_rate(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def scale_by_plateau() -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by the scale that `after_evaluation` has left in the state."""
+
+    def init(params: Any) -> PlateauState:
+        del params
+        one = jnp.ones((), jnp.zeros(()).dtype)
+        return PlateauState(one, one * jnp.inf, jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: Any, state: PlateauState, params: Any = None, **_: Any
+    ) -> tuple[Any, PlateauState]:
+        del params
+        scale = state.plateau_scale
+        return jax.tree.map(lambda u: u * scale.astype(u.dtype), updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def after_evaluation(config: OptimizerConfig, opt_state: Any, val_error: float) -> Any:
+    """Lowers the rate if val's error has not fallen for a while ("when the error plateaus").
+
+    Args:
+        config: with `plateau_patience` and `decay_factor`.
+        opt_state: one copy of it.
+        val_error: percent.
+
+    Returns:
+        The state for the next step. Unchanged, unless the schedule is 'plateau'.
+
+    Reference: He et al. 2015 (arXiv 1512.03385), Sec. 3.4.
+    """
+
+    def judged(state: Any) -> Any:
+        if not isinstance(state, PlateauState):
+            return state
+        better = val_error < state.best_error - config.plateau_improvement
+        fruitless = jnp.where(better, 0, state.fruitless + 1)
+        over = fruitless >= config.plateau_patience
+        lower = jnp.where(over, state.plateau_scale * config.decay_factor, state.plateau_scale)
+        values = (
+            lower,
+            jnp.where(better, val_error, state.best_error),
+            jnp.where(over, 0, fruitless),
+        )
+        # Of the same types as before, or the step would be compiled again.
+        typed = (jnp.asarray(v, old.dtype) for v, old in zip(values, state, strict=True))
+        return PlateauState(*typed)
+
+    return jax.tree.map(judged, opt_state, is_leaf=lambda node: isinstance(node, PlateauState))
+
+
 def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
     """The configured optimizer.
 
@@ -95,6 +161,8 @@ def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformationEx
         config.weight_decay, mask=None if config.decay_batch_norm else _kernels
     )
     rate = scale_by_learning_rate(config, steps)
+    if config.schedule == "plateau":
+        rate = optax.chain(rate, scale_by_plateau())
     if config.name == "adamw":
         return optax.chain(optax.scale_by_adam(), decay, rate, optax.scale(-1.0))
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
@@ -108,4 +176,5 @@ def _kernels(params: Any) -> Any:
 
 def learning_rate(opt_state: Any) -> jax.Array:
     """The rate that the last update applied, out of the optimizer's own state."""
-    return cast(jax.Array, optax.tree.get(opt_state, "learning_rate"))
+    rate = optax.tree.get(opt_state, "learning_rate")
+    return cast(jax.Array, rate * optax.tree.get(opt_state, "plateau_scale", 1))

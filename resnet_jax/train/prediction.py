@@ -102,7 +102,7 @@ def predict(
     for first in range(0, len(pixels), BATCH):
         part = pixels[first : first + BATCH]
         filled = np.concatenate([part, np.zeros((BATCH - len(part), *part.shape[1:]), np.uint8)])
-        (scores,) = program(state.params, state.stats, filled, statistics.mean, statistics.std)
+        (scores,) = program(*state.evaluated, filled, statistics.mean, statistics.std)
         logits.append(np.asarray(scores, np.float64)[: len(part)])
     probabilities = scipy.special.softmax(np.concatenate(logits), axis=1)
     return {

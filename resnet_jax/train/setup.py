@@ -30,7 +30,7 @@ from resnet_jax.models import registry, torch_weights
 from resnet_jax.models.repeated import UNROLLED, Repetition, with_loops, without_loops
 from resnet_jax.parallel import AXIS, DeviceMap
 from resnet_jax.train import optimizer
-from resnet_jax.train.state import TrainState
+from resnet_jax.train.state import AveragedState, TrainState
 from resnet_jax.train.step import training_program
 
 LOG = logging.getLogger(__name__)
@@ -86,15 +86,30 @@ class Experiment:
         one = self.devices.single_copy(state)
         return cast(TrainState, without_loops(jax.device_get(one)) if self.loops else one)
 
-    def batches(self, first: int) -> Generator[Any]:
-        """What `train_program` takes, call by call, from step `first` on.
+    def judged(self, state: TrainState, val_error: float) -> TrainState:
+        """The state on the devices after an evaluation; see `optimizer.after_evaluation`."""
+        if self.config.optimizer.schedule != "plateau":
+            return state
+        one = self.devices.single_copy(state.opt_state)
+        after = optimizer.after_evaluation(self.config.optimizer, one, val_error)
+        return dataclasses.replace(state, opt_state=self.devices.replicate(after))
+
+    def batches(
+        self, first: int, end: int | None = None, per_call: int | None = None
+    ) -> Generator[Any]:
+        """What `train_program` takes, call by call, from step `first` up to `end`, the run's.
 
         Images are on the devices when they are given: while one call computes, the next one's are
         on their way.
+
+        Args:
+            first: the step to begin with.
+            end: the step to end before; the run's last one is before None.
+            per_call: steps in a call; `steps_per_call` if None.
         """
         train = self.config.train
         order = TrainingOrder(self.feed.sizes["train"], train.batch_size, train.seed)
-        made = self.feed.training(order, first, train.steps, self.steps_per_call)
+        made = self.feed.training(order, first, end or train.steps, per_call or self.steps_per_call)
         with contextlib.closing(made):
             for batch in made:
                 yield self.devices.divide(batch, 1) if isinstance(batch, dict) else batch
@@ -241,7 +256,8 @@ def initial_state(
         torch_weights.load_into(model, pathlib.Path(weights))
     net = registry.functional(model)
     tx = optimizer.build(config.optimizer, config.train.steps)
-    state = jax.device_get(TrainState.create(net.params, net.stats, tx))
+    kind = AveragedState if config.train.average_decay else TrainState
+    state = jax.device_get(kind.create(net.params, net.stats, tx))
     return net.apply, tx, without_loops(state)
 
 

@@ -1,6 +1,7 @@
 """Everything that changes while a net is trained, as one tree of arrays."""
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -8,6 +9,18 @@ import jax.numpy as jnp
 import optax
 
 from resnet_jax.metrics.accumulate import Window
+
+
+class Weights(NamedTuple):
+    """What a net computes with.
+
+    Attributes:
+        params: its parameters.
+        stats: its running batch statistics.
+    """
+
+    params: Any
+    stats: Any
 
 
 @flax.struct.dataclass
@@ -44,3 +57,62 @@ class TrainState:
             window=Window.zero(),
             first_nonfinite_step=jnp.full((), -1, jnp.int32),
         )
+
+    @property
+    def evaluated(self) -> Weights:
+        """What is measured, and what stays of a run."""
+        return Weights(self.params, self.stats)
+
+    def with_evaluated_stats(self, stats: Any) -> "TrainState":
+        """The state with other running statistics in what is measured."""
+        return dataclasses.replace(self, stats=stats)
+
+
+@flax.struct.dataclass
+class AveragedState(TrainState):
+    """A state with a moving average of the weights, which is measured in their place.
+
+    A class of its own, so that the checkpoints of runs without an average stay as they are.
+
+    Attributes:
+        average: of `params` and `stats`.
+    """
+
+    average: Weights
+
+    @classmethod
+    def create(cls, params: Any, stats: Any, tx: optax.GradientTransformation) -> "AveragedState":
+        """The state before the first update."""
+        first = vars(TrainState.create(params, stats, tx))
+        # A copy, for the same array cannot be donated twice.
+        return cls(**first, average=jax.tree.map(jnp.copy, Weights(params, stats)))
+
+    @property
+    def evaluated(self) -> Weights:
+        """The average."""
+        return self.average
+
+    def with_evaluated_stats(self, stats: Any) -> "AveragedState":
+        """The state with other running statistics in its average."""
+        return dataclasses.replace(self, average=Weights(self.average.params, stats))
+
+
+def follow(average: Weights, new: Weights, updates: jax.Array, decay: float) -> Weights:
+    """Moves an average towards new weights: d * average + (1 - d) * new.
+
+    Args:
+        average: so far.
+        new: after this update.
+        updates: made before this one.
+        decay: d in the long run; after t updates it is min(decay, (1 + t) / (10 + t)), for the
+            first weights are of no use (as TensorFlow's ExponentialMovingAverage has it).
+
+    Reference: Szegedy et al. 2016 (arXiv 1512.00567), Sec. 8, of evaluation by averaged parameters.
+    """
+    made = updates.astype(jnp.zeros(()).dtype)
+    kept = jnp.minimum(decay, (1 + made) / (10 + made))
+
+    def moved(old: jax.Array, value: jax.Array) -> jax.Array:
+        return old + (1 - kept).astype(old.dtype) * (value - old)
+
+    return Weights(*jax.tree.map(moved, tuple(average), tuple(new)))

@@ -14,7 +14,7 @@ from resnet_jax.data import augment
 from resnet_jax.metrics.accumulate import ClassificationMetrics, Window
 from resnet_jax.models.registry import Apply
 from resnet_jax.parallel import AXIS
-from resnet_jax.train.state import TrainState
+from resnet_jax.train.state import AveragedState, TrainState, Weights, follow
 
 # What stands on each device of a batch: as `data.feed.Inputs`, its share.
 Inputs = jax.Array | dict[str, jax.Array]
@@ -34,6 +34,8 @@ def train_step(
     progress: jax.Array | None = None,
     class_weights: jax.Array | None = None,
     auxiliary_weight: float = 0.0,
+    label_smoothing: float = 0.0,
+    average_decay: float = 0.0,
 ) -> TrainState:
     """Updates the state with one batch, of which each device sees its share.
 
@@ -48,6 +50,8 @@ def train_step(
         class_weights: float [classes]; the loss that is descended is then sum(w l) / sum(w) over
             the whole batch, as `torch.nn.CrossEntropyLoss(weight)` has it.
         auxiliary_weight: of the losses of auxiliary heads, if the net has any.
+        label_smoothing: as in `classified`.
+        average_decay: of the weights' moving average, if the state has one; see `state.follow`.
 
     Returns:
         The next state, the same on every device; `window` holds this step alone, its loss and
@@ -57,7 +61,7 @@ def train_step(
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
         logits, stats = apply(params, state.stats, images, True, keys=keys, progress=progress)
-        logits, losses, descended = classified(logits, labels, auxiliary_weight)
+        logits, losses, descended = classified(logits, labels, auxiliary_weight, label_smoothing)
         if class_weights is None:
             return descended.mean(), (losses, logits, stats)
         weights = class_weights[labels].astype(losses.dtype)
@@ -83,15 +87,27 @@ def train_step(
     finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(norm + optax.tree.norm(stats))
     alive = finite & (state.first_nonfinite_step < 0)
     step = state.step + 1
-    new = (optax.apply_updates(state.params, updates), stats, opt_state)
-    old = (state.params, state.stats, state.opt_state)
-    params, stats, opt_state = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
+    new = {
+        "params": optax.apply_updates(state.params, updates),
+        "stats": stats,
+        "opt_state": opt_state,
+    }
+    if isinstance(state, AveragedState):
+        weights = Weights(new["params"], stats)
+        new["average"] = follow(state.average, weights, state.step, average_decay)
+    old = {name: getattr(state, name) for name in new}
+    new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
     first = jnp.where(finite | (state.first_nonfinite_step >= 0), state.first_nonfinite_step, step)
-    return TrainState(step, params, stats, opt_state, Window.of_step(metrics, norm), first)
+    return dataclasses.replace(
+        state, step=step, window=Window.of_step(metrics, norm), first_nonfinite_step=first, **new
+    )
 
 
 def classified(
-    logits: jax.Array, labels: jax.Array, auxiliary_weight: float = 0.0
+    logits: jax.Array,
+    labels: jax.Array,
+    auxiliary_weight: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Cross-entropy of a net's output in training.
 
@@ -99,18 +115,25 @@ def classified(
         logits: [batch, classes], or [batch, heads, classes] with auxiliary heads.
         labels: int [batch].
         auxiliary_weight: of these heads' losses.
+        label_smoothing: e; the target of what is descended is 1 - e for the label, and e / classes
+            more for each class (Szegedy et al. 2016, arXiv 1512.00567, Sec. 7).
 
     Returns:
         The net's own logits [batch, classes], their losses [batch], and the losses that are
         descended [batch].
     """
-    if logits.ndim == 2:
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return logits, losses, losses
-    every = jnp.broadcast_to(labels[:, None], logits.shape[:2])
-    all_losses = optax.softmax_cross_entropy_with_integer_labels(logits, every)
-    own, auxiliary = all_losses[:, 0], all_losses[:, 1:]
-    return logits[:, 0], own, own + auxiliary_weight * auxiliary.sum(1)
+    every = logits if logits.ndim == 3 else logits[:, None]
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+        every, jnp.broadcast_to(labels[:, None], every.shape[:2])
+    )
+    smooth = losses
+    if label_smoothing:
+        uniform = -jax.nn.log_softmax(every).mean(-1)
+        smooth = (1 - label_smoothing) * losses + label_smoothing * uniform
+    descended = smooth[:, 0]
+    if every.shape[1] > 1:
+        descended = descended + auxiliary_weight * smooth[:, 1:].sum(1)
+    return every[:, 0], losses[:, 0], descended
 
 
 def dropout_keys(key: jax.Array, examples: jax.Array) -> jax.Array:
@@ -129,6 +152,29 @@ def progress_at(step: jax.Array, steps: int) -> jax.Array:
     return jnp.where(step < last, step / last, 1.0)
 
 
+def training_batch(
+    config: RunConfig, arrays: dict[str, jax.Array], batch: Inputs, step: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The batch of a step as the net sees it.
+
+    Args:
+        config: of the run.
+        arrays: as in `training_program`.
+        batch: [share].
+        step: how many were made before this one.
+
+    Returns:
+        Images float [share, height, width, channels], normalised and augmented, labels [share],
+        and a key for each image's dropout [share].
+    """
+    key = jax.random.fold_in(jax.random.key(arrays["seed"]), step)
+    examples = batch["examples"] if isinstance(batch, dict) else batch
+    images = augment.training_images(
+        config.data, key, _images(arrays, batch), examples, arrays["mean"], arrays["std"]
+    )
+    return images, _labels(arrays, batch), dropout_keys(key, examples)
+
+
 def training_program(
     config: RunConfig, apply: Apply, tx: optax.GradientTransformationExtraArgs
 ) -> Callable[..., Any]:
@@ -142,21 +188,19 @@ def training_program(
     """
 
     def one_step(state: TrainState, arrays: dict[str, jax.Array], batch: Inputs) -> TrainState:
-        key = jax.random.fold_in(jax.random.key(arrays["seed"]), state.step)
-        examples = batch["examples"] if isinstance(batch, dict) else batch
-        images = augment.training_images(
-            config.data, key, _images(arrays, batch), examples, arrays["mean"], arrays["std"]
-        )
+        images, labels, keys = training_batch(config, arrays, batch, state.step)
         new = train_step(
             state,
             images,
-            _labels(arrays, batch),
+            labels,
             apply=apply,
             tx=tx,
-            keys=dropout_keys(key, examples),
+            keys=keys,
             progress=progress_at(state.step, config.train.steps),
             class_weights=arrays.get("class_weights"),
             auxiliary_weight=config.model.auxiliary_weight,
+            label_smoothing=config.train.label_smoothing,
+            average_decay=config.train.average_decay,
         )
         logged = state.step % config.log.interval == 0
         return dataclasses.replace(new, window=state.window.add(new.window, restart=logged))
