@@ -96,3 +96,14 @@ def cifar10_dir(shared, tmp_path_factory, worker_id):
             )
             draft.rename(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory):
+    """A folder of generated JPEGs, laid out as ImageNet: 20 of each of four classes, and 8."""
+    # Imported here because conftest comes before what sets up JAX for all tests.
+    from resnet_jax.data import synthetic_folder
+
+    folder = tmp_path_factory.mktemp("shapes") / "shapes"
+    synthetic_folder.write(folder, train=20, val=8)
+    return folder

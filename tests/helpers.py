@@ -9,6 +9,7 @@ import threading
 import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
+from tensorflow_datasets.datasets.imagenet2012 import imagenet_common
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
@@ -100,3 +101,36 @@ class Server:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def prepare_imagenet2012(data_dir, files):
+    """Writes a prepared TFDS `imagenet2012` folder with the features of the published one.
+
+    Args:
+        data_dir: the TFDS folder.
+        files: for 'train' and 'validation', (name, bytes of the image file, class) of each image.
+    """
+
+    class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "imagenet2012"
+        VERSION = tfds.core.Version("5.1.0")
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names_file=imagenet_common.label_names_file()),
+                "file_name": tfds.features.Text(),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {split: self._generate_examples(split) for split in files}
+
+        def _generate_examples(self, split):
+            for name, content, label in files[split]:
+                yield name, {"file_name": name, "image": io.BytesIO(content), "label": label}
+
+    Imagenet2012(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    return data_dir

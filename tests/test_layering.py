@@ -19,6 +19,8 @@ ALLOWED = {
     "terminal": {"run_folder"},
     "parallel": {"config", "errors"},
     "data": {"config", "errors", "files"},
+    "data/loader.py": {"errors", "stopping"},
+    "data/synthetic_folder.py": {"errors", "files", "command"},
     "data/audit.py": {"data", "config", "errors", "files", "command", "terminal"},
     "native": set(),
     "models": {"config", "errors", "native"},
@@ -44,6 +46,7 @@ ALLOWED = {
 # The only parts that may import a heavy dependency.
 OWNERS = {
     "tensorflow_datasets": {"data"},
+    "grain": {"data/loader.py"},
     "flax.nnx": {"models", "analysis"},
     "orbax": {"train/checkpoint.py"},
     "matplotlib": {"report"},
@@ -63,6 +66,8 @@ TEST_READERS = {
     "data/pair_sheet.py",
     "data/pipeline.py",
     "data/prepare.py",
+    "data/stream.py",
+    "data/streamed.py",
     "data/tfds_source.py",
     "metrics/findings.py",
     "metrics/thresholds.py",  # measured at what val has chosen

@@ -60,18 +60,26 @@ class TrainingBatches:
         examples = np.split(self.order.batch(step), self.host[1])[self.host[0]]
         images = np.empty((len(examples), self.image_size, self.image_size, 3), np.uint8)
         labels, used = np.empty_like(examples), np.empty_like(examples)
+        # Seeded anew for each image, which is faster than making one.
+        random = np.random.RandomState(0)
         for row, example in enumerate(examples.tolist()):
-            used[row], labels[row] = self._put(images[row], step, example)
+            used[row], labels[row] = self._put(images[row], random, step, example)
         return {"examples": examples, "used": used, "images": images, "labels": labels}
 
-    def _put(self, crop: np.ndarray, step: int, example: int) -> tuple[int, int]:
+    def _put(
+        self, crop: np.ndarray, random: np.random.RandomState, step: int, example: int
+    ) -> tuple[int, int]:
         """Puts a crop of the example into `crop`; its place in the split and its label."""
         last = ""
         for further in range(min(LONGEST_SEARCH, len(self.split))):
             place = (example + further) % len(self.split)
             stored = self.split.read(place)
             try:
-                crop[...] = self._crop(stored, step, example)
+                # RandomState's stream is frozen by NumPy's policy (NEP 19); the 2 tells it from
+                # those of the order and of the division. What is drawn does not depend on the
+                # number of processes, devices or hosts.
+                random.seed([self.order.seed, 2, step, example])
+                crop[...] = self._crop(stored, random)
                 return place, stored.label
             except Unreadable as error:
                 last = f"{stored.id}: {error}"
@@ -79,15 +87,11 @@ class TrainingBatches:
             f"{further + 1} images in a row, up to {last}, are damaged; see whether the data set is"
         )
 
-    def _crop(self, stored: Stored, step: int, example: int) -> np.ndarray:
+    def _crop(self, stored: Stored, random: np.random.RandomState) -> np.ndarray:
         image = StoredImage(stored.content)
         if self.augmentation == "none":
             box = crops.center(image.width, image.height, self.image_size)
         else:
-            # RandomState's stream is frozen by NumPy's policy (NEP 19); the 2 tells it from those
-            # of the order and of the division. What is drawn does not depend on the number of
-            # processes, devices or hosts.
-            random = np.random.RandomState([self.order.seed, 2, step, example])
             box = DRAWS[self.augmentation](random, image.width, image.height, self.image_size)
         return cast(np.ndarray, image.crops([box], self.image_size)[0])
 

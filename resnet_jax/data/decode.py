@@ -4,11 +4,14 @@ EXIF orientation is not applied: the published nets were trained, and are compar
 they are stored (TFDS decodes them so, and so does `torchvision.datasets.ImageFolder`).
 """
 
+import contextlib
 import io
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 
 from resnet_jax.errors import first_line
 
@@ -16,6 +19,9 @@ from resnet_jax.errors import first_line
 # transform can leave out frequencies, which is faster than computing pixels and averaging them.
 # Pillow's `thumbnail` takes 2 as well, as "almost indistinguishable".
 DRAFT = 2.0
+
+
+ORIENTATION = 0x0112
 
 
 class Unreadable(Exception):
@@ -36,23 +42,26 @@ class StoredImage:
 
     Args:
         content: of the file, in any format that Pillow reads.
+        upright: whether to turn it as its EXIF data say.
+
+    Attributes:
+        width: in pixels, as are those of boxes.
+        height: in pixels.
 
     Raises:
         Unreadable: if that is no image.
     """
 
-    def __init__(self, content: bytes):
+    def __init__(self, content: bytes, *, upright: bool = False):
         if not content:
             raise Unreadable("it is empty")
-        try:
-            self._image = PIL.Image.open(io.BytesIO(content))
-        except PIL.UnidentifiedImageError:
-            raise Unreadable("it is no image that Pillow can read") from None
-        # Pillow's decoders raise many kinds, not all of them OSError or ValueError.
-        except Exception as error:
-            raise Unreadable(first_line(error)) from error
-        self._decoded: PIL.Image.Image | None = None
-        self.width, self.height = self._image.size
+        self._content, self._upright = content, upright
+        with _telling():
+            self._opened: PIL.Image.Image | None = PIL.Image.open(io.BytesIO(content))
+            self.width, self.height = self._opened.size
+            # Orientations from 5 on turn by a quarter, so that the sides change places.
+            if upright and self._opened.getexif().get(ORIENTATION, 1) >= 5:
+                self.width, self.height = self.height, self.width
 
     def crops(self, boxes: list[Box], size: int) -> np.ndarray:
         """Parts of the image, resized by bilinear interpolation with antialiasing.
@@ -67,12 +76,11 @@ class StoredImage:
         Raises:
             Unreadable: if the image is damaged.
         """
-        try:
-            image = self._pixels(boxes, size)
-        except Unreadable:
-            raise
-        except Exception as error:
-            raise Unreadable(first_line(error)) from error
+        scale = max(
+            max(size / (box.right - box.left), size / (box.lower - box.upper)) for box in boxes
+        )
+        with _telling():
+            image = self._decoded(DRAFT * scale)
         # A draft has fewer pixels than the image that the boxes are of.
         across, down = image.width / self.width, image.height / self.height
         found = np.empty((len(boxes), size, size, 3), np.uint8)
@@ -82,16 +90,26 @@ class StoredImage:
             crop[...] = resized(image, part, size)
         return found
 
-    def _pixels(self, boxes: list[Box], size: int) -> PIL.Image.Image:
-        if self._decoded is None:
-            # Only JPEGs can be decoded to fewer pixels; of other formats this does nothing.
-            scale = max(
-                max(size / (box.right - box.left), size / (box.lower - box.upper)) for box in boxes
-            )
-            wanted = (int(DRAFT * scale * self.width), int(DRAFT * scale * self.height))
-            self._image.draft(None, wanted)
-            self._decoded = rgb(self._image)
-        return self._decoded
+    def _decoded(self, scale: float) -> PIL.Image.Image:
+        """All of it in colour, with at least `scale` times its pixels, each way."""
+        # Once decoded to fewer pixels, an image does not get them back.
+        image = self._opened or PIL.Image.open(io.BytesIO(self._content))
+        self._opened = None
+        # Only JPEGs can be decoded to fewer pixels; of other formats this does nothing.
+        image.draft(None, (int(scale * image.width), int(scale * image.height)))
+        return rgb(PIL.ImageOps.exif_transpose(image) if self._upright else image)
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """Whatever decoding raises becomes `Unreadable`."""
+    try:
+        yield
+    except PIL.UnidentifiedImageError:
+        raise Unreadable("it is no image that Pillow can read") from None
+    # Pillow's decoders raise many kinds, not all of them OSError or ValueError.
+    except Exception as error:
+        raise Unreadable(first_line(error)) from error
 
 
 def resized(image: PIL.Image.Image, box: Box, size: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import cast
 
 import numpy as np
 import PIL.Image
@@ -92,6 +93,8 @@ class Preprocessing:
                 f"the run's images have {channels} channels; only grey (1) and colour (3) images "
                 "can be read from files"
             )
+        if self.cropped:
+            return self._crop(path)
         try:
             with PIL.Image.open(path) as file:
                 image = decode.opaque(PIL.ImageOps.exif_transpose(file)).convert(MODES[channels])
@@ -102,8 +105,16 @@ class Preprocessing:
         # Pillow's decoders raise many kinds, not all of them OSError or ValueError.
         except Exception as error:
             raise InputError(f"image {path} cannot be read: {first_line(error)}") from error
-        if self.cropped:
-            box = crops.center(image.width, image.height, width)
-            return decode.resized(image, box, width)
         fitted = PIL.ImageOps.fit(image, (width, height), PIL.Image.Resampling.BICUBIC)
         return np.asarray(fitted, np.uint8).reshape(self.image_shape)
+
+    def _crop(self, path: pathlib.Path) -> np.ndarray:
+        """The centre crop of an image file, upright."""
+        try:
+            image = decode.StoredImage(path.read_bytes(), upright=True)
+            box = crops.center(image.width, image.height, self.image_shape[0])
+            return cast(np.ndarray, image.crops([box], self.image_shape[0])[0])
+        except FileNotFoundError as error:
+            raise InputError(f"image {path} does not exist; check the path") from error
+        except (OSError, decode.Unreadable) as error:
+            raise InputError(f"image {path} cannot be read: {first_line(error)}") from error

@@ -57,7 +57,9 @@ class Streamed:
         *,
         host: tuple[int, int] = (0, 1),
     ):
-        self._splits, self._config, self._host = dict(dataset.splits), config, host
+        self._splits, self._host = dict(dataset.splits), host
+        self._augmentation, self._image_size = config.augmentation, config.image_size
+        self._max_unreadable = config.max_unreadable
         self._workers = resolve_workers(config)
         self._made: collections.deque[float] = collections.deque(maxlen=RECENT)
         statistics = Normalization.constant(config.normalization, channels=3)
@@ -76,11 +78,11 @@ class Streamed:
         """As `feed.Feed`."""
         if first == steps:
             return
-        settings, size = self._config, self._config.image_size
+        size = self._image_size
         batches = TrainingBatches(
             self._splits["train"],
             order,
-            settings.augmentation,
+            self._augmentation,
             size,
             first,
             steps - first,
@@ -102,7 +104,7 @@ class Streamed:
 
     def evaluation(self, split: str, batch_size: int) -> Generator[EvaluationBatch]:
         """As `feed.Feed`: the centre crops."""
-        (view,) = crops.views("center", self._config.image_size)
+        (view,) = crops.views("center", self._image_size)
         for batch in self.crops(split, batch_size, view):
             assert isinstance(batch.inputs, dict)
             inputs = {"images": batch.inputs["images"][0], "labels": batch.labels}
@@ -127,7 +129,7 @@ class Streamed:
 
     def images(self, split: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `feed.Feed`; raises InputError if one is damaged."""
-        return first_images(self._splits[split], examples, self._config.image_size)
+        return first_images(self._splits[split], examples, self._image_size)
 
     def at_most(self, split: str, examples: int) -> "Streamed":
         """As `feed.Feed`."""
@@ -145,10 +147,10 @@ class Streamed:
         found[name] = why
         LOG.warning("image %s is damaged (%s) and %s", name, why, DONE_WITH[split == "train"])
         size = self.sizes[split]
-        if len(found) > self._config.max_unreadable * size:
+        if len(found) > self._max_unreadable * size:
             raise InputError(
                 f"{len(found)} of {size} {split} images are damaged, the last {name} ({why}), more "
-                f"than config.data.max_unreadable={self._config.max_unreadable:g} allows; mend the "
+                f"than config.data.max_unreadable={self._max_unreadable:g} allows; mend the "
                 "data set, or allow a larger share"
             )
 

@@ -147,7 +147,7 @@ class Evaluator:
                         placed = experiment.devices.divide(images, 0)
                         for mirrored in flags[: 1 + view.mirrored]:
                             (probabilities,) = program(
-                                state.params, state.stats, placed, mean, std, mirrored
+                                *state.evaluated, placed, mean, std, mirrored
                             )
                             total = total + np.asarray(probabilities, np.float64)
                     seen.append(Seen(total, batch.mask, batch.labels, batch.ids))
