@@ -1,10 +1,12 @@
 """Eight virtual CPU devices, strict dtype promotion, and every warning an error."""
 
+import fcntl
 import logging
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 # Before JAX starts: it reads these once.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,6 +21,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Most programs here run once: compiling them to run fast takes longer than running them. Commands
 # that tests start as processes are compiled as users' are.
 jax.config.update("jax_disable_most_optimizations", True)
+# Many build the same program anew. Each process has a cache of its own, for two could read one
+# another's half-written files.
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # Weights and images published elsewhere lie beside the checkout where they are at hand.
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
@@ -35,6 +42,13 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+# Many build the same program anew. Each process has a cache of its own, for two could read one
+# another's half-written files.
+COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(autouse=True)
@@ -64,13 +78,23 @@ def shared():
 
 
 @pytest.fixture(scope="session")
-def cifar10_dir(shared, tmp_path_factory):
-    """A TFDS folder with the JPEG copy of CIFAR-10, prepared once for all tests of a session."""
-    folder = tmp_path_factory.mktemp("tfds")
+def cifar10_dir(shared, tmp_path_factory, worker_id):
+    """A TFDS folder with the JPEG copy of CIFAR-10, prepared once a session, for all processes."""
+    common = tmp_path_factory.getbasetemp()
+    if worker_id != "master":
+        common = common.parent
+    folder = common / "cifar10"
     script = shared / "tools" / "prepare_cifar10.py"
-    subprocess.run(
-        [sys.executable, str(script), f"--data_dir={folder}"], check=True, capture_output=True
-    )
+    with open(common / "cifar10.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            draft = common / f"cifar10-{worker_id}"
+            subprocess.run(
+                [sys.executable, str(script), f"--data_dir={draft}"],
+                check=True,
+                capture_output=True,
+            )
+            draft.rename(folder)
     return folder
 
 

@@ -8,7 +8,7 @@ from flax import nnx
 
 from resnet_jax.config import ModelConfig, validate
 from resnet_jax.data.order import TrainingOrder
-from resnet_jax.models import registry, torch_weights
+from resnet_jax.models import registry, torch_names
 from resnet_jax.models.blocks import ORDERS, Block
 from resnet_jax.models.layers import Numerics
 from resnet_jax.parallel import DeviceMap
@@ -401,7 +401,7 @@ def test_every_array_of_a_gated_net_of_any_order_has_a_name_in_pytorchs_manner(o
     gated = {"shortcut_transform": "exclusive_gating", "shortcut": "B"}
     config = ModelConfig(depth=14, activation_order=order, **gated)
     model = registry.build(config, channels=3, num_classes=10)
-    net, targets = registry.functional(model), list(torch_weights._targets(model))
+    net, targets = registry.functional(model), list(torch_names.targets(model, "akamaster"))
     sizes = [registry.count_parameters(tree) for tree in (net.params, net.stats)]
     assert sum(target.variable.size for target in targets) == sum(sizes)
     assert len({target.name for target in targets}) == len(targets)

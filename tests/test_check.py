@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from flax import nnx
 from resnet_jax import command, main
 from resnet_jax.analysis import check, expected, skips
 from resnet_jax.config import ModelConfig, validate
-from resnet_jax.errors import WiringError
+from resnet_jax.errors import InputError, WiringError
 from resnet_jax.models import registry, resnet
 from resnet_jax.models.blocks import ORDERS, Block, Order
 from resnet_jax.models.layers import BatchNorm
@@ -365,6 +366,111 @@ def test_the_stages_of_a_bottleneck_net_are_four_times_as_wide():
     found = checked(ModelConfig(depth=11, block="bottleneck", shortcut="B", **PREACTIVATED))
     assert found["stages"] == "32x32x64, 16x16x128, 8x8x256"
     assert found["additions"] == "3, one a block"
+
+
+SMALL = {"family": "imagenet_resnet", "width": 1 / 16}
+
+
+def imagenet(**fields):
+    config = ModelConfig(**{**SMALL, "depth": 18, **fields})
+    return config, registry.build(config, channels=3, num_classes=10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "stages"),
+    [
+        ({"residual": False}, "16x16x4, 8x8x8, 4x4x16, 2x2x32"),
+        ({"stem": "3x3", "shortcut": "C", **PREACTIVATED}, "64x64x4, 32x32x8, 16x16x16, 8x8x32"),
+        (
+            {"depth": 50, "block": "bottleneck", "shortcut": "B", "bottleneck_stride": "3x3"}
+            | {"auxiliary_weight": 0.3},
+            "16x16x16, 8x8x32, 4x4x64, 2x2x128",
+        ),
+    ],
+    ids=str,
+)
+def test_imagenet_nets_as_configured_pass(fields, stages):
+    config, model = imagenet(**fields)
+    found = checked(config, model, image=(64, 64, 3))
+    assert found["stages"] == stages
+    blocks = 16 if config.depth == 50 else 8
+    plain = not config.residual
+    assert found["additions"] == ("0, as in a plain net" if plain else f"{blocks}, one a block")
+    assert (found["gradient at the stem, branches detached"] == "exactly 0") == plain
+
+
+def edit_block(stage, number, edit):
+    return lambda model: edit(model.stages[stage - 1][number - 1])
+
+
+def halves_the_first_stage(model):
+    model.stages[0][0].convs[0].strides = 2
+    model.stages[0][0].shortcut = ZeroPadShortcut(4, 4, 2, "end")
+
+
+IMAGENET_MISTAKES = {
+    "a shortcut of 0.9 in the last stage": (
+        *({}, edit_block(4, 2, shortcut_is(lambda b: Scaled()))),
+        rf"stage 4, block 2: .*{FORMULA}",
+    ),
+    "zeros where a projection belongs": (
+        {"shortcut": "B"},
+        edit_block(3, 1, shortcut_is(lambda b: ZeroPadShortcut(8, 16, 2, "end"))),
+        "stage 3, block 1: expected a projection",
+    ),
+    "a projection where the stem's width is kept": (
+        *({"shortcut": "B"}, edit_block(1, 1, shortcut_is(projection))),
+        rf"stage 1, block 1: .*{FORMULA}",
+    ),
+    "a first block that is activated again": (
+        *(PREACTIVATED, edit_block(1, 1, lambda b: setattr(b, "stem_activated", False))),
+        "stage 1, block 1: ",
+    ),
+    "a stem without its max-pool": (
+        *({}, lambda model: setattr(model, "stem_pooled", False)),
+        "stage 1, block 1: expected a feature map of 16x16x4, found 32x32x4",
+    ),
+    "a first stage that halves": (
+        *({}, halves_the_first_stage),
+        "stage 1, block 1: .*expected the shape 16x16x4, found 8x8x4",
+    ),
+    # By hand: 596 in the stem, 608, 2,080, 8,192 and 32,512 in the stages, 330 in the head.
+    "a stem of 3x3 pixels": (
+        {},
+        lambda model: setattr(model, "stem_conv", imagenet(stem="3x3")[1].stem_conv),
+        "the net: expected 44,318 parameters, found 43,838",
+    ),
+    "a block too many": (
+        *({}, lambda model: model.stages[2].append(model.stages[2][1])),
+        r"stages 1 to 4: expected \[2, 2, 2, 2\] blocks in them, found \[2, 2, 3, 2\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", IMAGENET_MISTAKES)
+def test_a_mistake_in_an_imagenet_net_is_named(mistake):
+    fields, edit, said = IMAGENET_MISTAKES[mistake]
+    config, model = imagenet(**fields)
+    edit(model)
+    with pytest.raises(WiringError) as caught:
+        checked(config, model, image=(64, 64, 3))
+    (line,) = str(caught.value).splitlines()
+    assert re.match(said, line), line
+
+
+def test_a_net_without_blocks_is_not_checked_and_says_why(caplog):
+    model = {"family": "vgg", "depth": 11, "residual": False, "width": 1 / 16}
+    config = validate({"model": model, "data": {"name": "digits"}})
+    with pytest.raises(InputError, match="'vgg' has no blocks to be checked or taken apart"):
+        check.of_config(config)
+    parts = types.SimpleNamespace(image_shape=(32, 32, 3))
+    experiment = types.SimpleNamespace(config=config, preprocessing=parts, class_names=("a", "b"))
+    with caplog.at_level("INFO", "resnet_jax"):
+        check.before_training(experiment, lambda: False)
+    assert caplog.messages == ["skips are not checked: a VGG net has none"]
+    parts.image_shape = (8, 8, 1)
+    with pytest.raises(InputError, match="images of 8x8 pixels are too small"):
+        check.before_training(experiment, lambda: False)
 
 
 def test_a_path_around_all_blocks_is_told_though_each_reads_the_right_one(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from resnet_jax.analysis import complexity as command
 from resnet_jax.analysis import expected
-from resnet_jax.config import DataConfig, ModelConfig
+from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
 from resnet_jax.models import complexity, registry
 from resnet_jax.models.repeated import UNROLLED, Repetition
@@ -85,7 +85,7 @@ def test_a_loops_multiply_adds_count_as_often_as_it_runs():
 
 def test_a_plain_net_costs_what_its_option_a_twin_costs():
     plain, residual = (
-        command.cost(ModelConfig(depth=20, residual=kind), DataConfig(), BATCH)
+        command.cost(ModelConfig(depth=20, residual=kind), IMAGE, 10, BATCH)
         for kind in (False, True)
     )
     assert plain._replace(net="", published="") == residual._replace(net="", published="")
@@ -139,8 +139,8 @@ def test_the_family_is_six_depths_each_plain_and_with_three_shortcuts(monkeypatc
     assert len(names) == len(set(names)) == 6 * 4
     assert names[:4] == ["plain-20", "ResNet-20 A", "ResNet-20 B", "ResNet-20 C"]
     monkeypatch.setattr(command.expected, "PARAMETERS", {8: None})
-    for flag in ("_CONFIG", "_BATCH"):
-        monkeypatch.setattr(command, flag, types.SimpleNamespace(value=None), raising=False)
+    for flag, value in (("_CONFIG", None), ("_BATCH", None), ("_FAMILY", "cifar")):
+        monkeypatch.setattr(command, flag, types.SimpleNamespace(value=value), raising=False)
     command.main(["complexity"])
     printed = capsys.readouterr().out
     assert "for one image of 32x32x3" in printed and "a step of 128" in " ".join(printed.split())
@@ -148,6 +148,22 @@ def test_the_family_is_six_depths_each_plain_and_with_three_shortcuts(monkeypatc
     plain = (27 + 2) * 16 + 4_672 + 13_952 + 55_552 + 650
     for count in (plain, plain + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64):
         assert f"{count:,}" in printed
+
+
+def test_the_imagenet_family_is_the_papers_nets_and_what_came_before_them():
+    names = [command.name(config) for config in command.family("imagenet")]
+    assert names == [
+        *("plain-18, imagenet resnet", "ResNet-18 A, imagenet resnet"),
+        *("ResNet-18 B, imagenet resnet", "plain-34, imagenet resnet"),
+        *(f"ResNet-34 {option}, imagenet resnet" for option in "ABC"),
+        *(f"ResNet-{depth} B, imagenet resnet, bottleneck" for depth in (50, 101, 152)),
+        *(f"VGG-{d}{bn}" for d in (11, 13, 16, 19) for bn in ("", ", synced BN")),
+    ]
+    config = next(c for c in command.family("imagenet") if c.depth == 19)
+    found = command.cost(config, (224, 224, 3), 1000, 1)
+    assert (found.parameters, found.multiply_adds) == (143_667_240, 19_632_062_464)
+    # Nothing is computed anew of a net without blocks.
+    assert found.activations == found.recomputed
 
 
 def test_what_is_no_flag_is_refused():

@@ -5,7 +5,7 @@ import safetensors.numpy
 from resnet_jax.config import ModelConfig, validate
 from resnet_jax.data import augment, datasets
 from resnet_jax.errors import InputError
-from resnet_jax.models import registry, torch_weights
+from resnet_jax.models import registry, torch_names, torch_weights
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.setup import Experiment
 
@@ -52,20 +52,18 @@ def test_published_weights_predict_what_was_published_on_all_test_images(shared,
     assert values["error"] == pytest.approx(18.97, abs=1e-4)
 
 
-def torch_names(model):
+def state_dict(model):
     """A state dict of the net's shapes in PyTorch's layout."""
     random = np.random.RandomState(0)
     arrays = {}
-    for target in torch_weights._targets(model):
-        shape = target.variable.shape
-        shape = {"conv": shape[-1:-3:-1] + shape[:2], "linear": shape[::-1]}.get(target.kind, shape)
-        arrays[target.name] = random.normal(size=shape).astype(np.float32)
+    for target in torch_names.targets(model, torch_names.namings(model)[0]):
+        arrays[target.name] = random.normal(size=target.shape).astype(np.float32)
     return arrays
 
 
 def test_missing_and_extra_names_come_back_as_two_lists():
     model = resnet20()
-    arrays = torch_names(model)
+    arrays = state_dict(model)
     del arrays["layer2.0.bn1.weight"]
     arrays["fc.weight"] = np.zeros(3, np.float32)
     arrays["bn1.num_batches_tracked"] = np.zeros((), np.int64)  # has no place and needs none
@@ -76,7 +74,7 @@ def test_missing_and_extra_names_come_back_as_two_lists():
 @pytest.mark.parametrize("option", "ABC")
 def test_every_array_of_a_net_has_a_name_in_pytorch(option):
     model = resnet20(shortcut=option)
-    names = torch_names(model)
+    names = state_dict(model)
     net = registry.functional(model)
     assert sum(x.size for x in names.values()) == sum(
         registry.count_parameters(tree) for tree in (net.params, net.stats)
@@ -90,7 +88,7 @@ def test_every_array_of_a_net_has_a_name_in_pytorch(option):
 )
 def test_weights_of_another_net_are_refused_and_change_nothing(tmp_path, fields, message):
     path = tmp_path / "resnet20.safetensors"
-    safetensors.numpy.save_file(torch_names(resnet20()), path)
+    safetensors.numpy.save_file(state_dict(resnet20()), path)
     other = registry.build(ModelConfig(**fields), channels=3, num_classes=10)
     before = np.array(other.stem_conv.kernel[...])
     with pytest.raises(InputError, match=f"another net.*{message}"):
@@ -100,7 +98,7 @@ def test_weights_of_another_net_are_refused_and_change_nothing(tmp_path, fields,
 
 def test_a_pth_file_with_a_wrapped_state_dict_is_read(tmp_path):
     torch = pytest.importorskip("torch")
-    arrays = torch_names(resnet20())
+    arrays = state_dict(resnet20())
     wrapped = {"state_dict": {f"module.{k}": torch.tensor(v) for k, v in arrays.items()}}
     torch.save(wrapped, tmp_path / "net.pth")
     read = torch_weights.read(tmp_path / "net.pth")

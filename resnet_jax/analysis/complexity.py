@@ -1,6 +1,6 @@
 """What nets cost: parameters, multiply-adds, and what a training step keeps in memory.
 
-    python -m resnet_jax.analysis.complexity                        # the CIFAR family
+    python -m resnet_jax.analysis.complexity [--family=imagenet]    # the published nets
     python -m resnet_jax.analysis.complexity --config=configs/digits.py [--config.model.depth=56]
 
 Everything is read from traced programs (`models/complexity.py`): no data set is read, nothing is
@@ -9,6 +9,7 @@ compiled and nothing is written. Published parameters stand beside the counted o
 Exit codes: 0, 2 for bad input.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,10 +21,12 @@ from ml_collections import config_flags
 from resnet_jax import command, terminal
 from resnet_jax import config as run_config
 from resnet_jax.analysis import expected
-from resnet_jax.config import DataConfig, ModelConfig, RunConfig
+from resnet_jax.config import ModelConfig, RunConfig
 from resnet_jax.errors import InputError
 
 BATCH = 128  # He et al. 2015, Sec. 4.2
+IMAGENET = ((224, 224, 3), 1000)
+VGG_DEPTHS = (11, 13, 16, 19)  # Simonyan and Zisserman 2015, Table 1
 COLUMNS = ("net", "parameters", "published", "multiply-adds", "kept", "recomputed")
 
 
@@ -47,12 +50,13 @@ class Cost(NamedTuple):
     recomputed: int
 
 
-def cost(config: ModelConfig, data: DataConfig, batch: int) -> Cost:
-    """Counts what a net costs on the images of a data set, which is not read.
+def cost(config: ModelConfig, image: tuple[int, int, int], classes: int, batch: int) -> Cost:
+    """Counts what a net costs.
 
     Args:
         config: the net.
-        data: the data set.
+        image: (height, width, channels) of its images.
+        classes: that it tells apart.
         batch: images in a step.
 
     Raises:
@@ -61,7 +65,6 @@ def cost(config: ModelConfig, data: DataConfig, batch: int) -> Cost:
     # Imported here because it starts JAX, before which mistakes in flags are to be told.
     from resnet_jax.models import complexity, registry
 
-    image, classes = expected.image(data)
     model = registry.build(config, channels=image[-1], num_classes=classes)
     net = registry.functional(model)
     kept = (
@@ -82,21 +85,44 @@ def name(config: ModelConfig) -> str:
     residual = f"ResNet-{config.depth} {config.shortcut}"
     words = [residual if config.residual else f"plain-{config.depth}"]
     usual = ModelConfig()
-    for field in ("block", "activation_order", "shortcut_transform", "dtype"):
+    if config.family == "vgg":
+        words = [f"VGG-{config.depth}"]
+        usual = ModelConfig(family="vgg", batch_norm="none")
+    for field in ("family", "block", "activation_order", "shortcut_transform", "dtype"):
         value = getattr(config, field)
         if value != getattr(usual, field):
             words.append(value.replace("_", " "))
+    if config.batch_norm != usual.batch_norm:
+        words.append("without BN" if config.batch_norm == "frozen" else f"{config.batch_norm} BN")
     if config.width != usual.width:
         words.append(f"width {config.width:g}")
     return ", ".join(words)
 
 
-def family() -> Iterator[ModelConfig]:
-    """The nets of He et al. 2015, Sec. 4.2, by depth: plain, then options A, B and C."""
-    for depth in expected.PARAMETERS:
-        yield ModelConfig(depth=depth, residual=False)
-        for option in "ABC":
-            yield ModelConfig(depth=depth, shortcut=option)
+def family(name: str = "cifar") -> Iterator[ModelConfig]:
+    """Published nets by depth.
+
+    Args:
+        name: "cifar" for those of He et al. 2015, Sec. 4.2, plain and with options A, B and C;
+            "imagenet" for those of its Table 1 likewise, bottlenecks with option B, and for VGG
+            nets without and with BN.
+    """
+    if name == "cifar":
+        for depth in expected.PARAMETERS:
+            yield ModelConfig(depth=depth, residual=False)
+            for option in "ABC":
+                yield ModelConfig(depth=depth, shortcut=option)
+        return
+    for depth, published in expected.IMAGENET_PARAMETERS.items():
+        block = "basic" if "A" in published else "bottleneck"
+        net = ModelConfig(family="imagenet_resnet", depth=depth, block=block)
+        if block == "basic":
+            yield dataclasses.replace(net, residual=False)
+        for option in published:
+            yield dataclasses.replace(net, shortcut=option)
+    for depth in VGG_DEPTHS:
+        for batch_norm in ("none", "synced"):
+            yield ModelConfig(family="vgg", depth=depth, residual=False, batch_norm=batch_norm)
 
 
 def table(costs: list[Cost], title: str) -> rich.table.Table:
@@ -123,13 +149,16 @@ def main(argv: list[str]) -> None:
     one = None if _CONFIG.value is None else run_config.validate(command.read_config(_CONFIG))
     config = one or RunConfig()
     batch = _BATCH.value or (config.train.batch_size if one else BATCH)
-    chosen = [config.model] if one else list(family())
+    chosen = [config.model] if one else list(family(_FAMILY.value))
+    image, classes = expected.image(config.data)
+    if one is None and _FAMILY.value == "imagenet":
+        image, classes = IMAGENET
     costs = []
     with terminal.CONSOLE.status("counting") as status:
         for model in chosen:
             status.update(f"counting {name(model)}")
-            costs.append(cost(model, config.data, batch))
-    height, width, channels = expected.image(config.data)[0]
+            costs.append(cost(model, image, classes, batch))
+    height, width, channels = image
     title = (
         f"millions of multiply-adds for one image of {height}x{width}x{channels}; MiB that a step "
         f"of {batch} keeps, and keeps if blocks are recomputed"
@@ -139,5 +168,6 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     _CONFIG = config_flags.DEFINE_config_file("config", None, "A run's config file.")
+    _FAMILY = flags.DEFINE_enum("family", "cifar", ["cifar", "imagenet"], "Without --config.")
     _BATCH = flags.DEFINE_integer("batch", None, "Images in a step; None is the config's.", 1)
     command.run(main)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import ml_collections
 
 from resnet_jax.config import families
+from resnet_jax.config.effects import require_default
 from resnet_jax.config.resolve import intervals
 from resnet_jax.config.schema import (
     STREAMED,
@@ -166,29 +167,16 @@ def _check_recipe(run: RunConfig) -> None:
             )
     else:
         for name in ("plateau_patience", "plateau_improvement"):
-            _require_default(
+            require_default(
                 optimizer, "optimizer", name, f"config.optimizer.schedule={optimizer.schedule!r}"
             )
-    if run.train.reestimation_batches and model.batch_norm == "frozen":
-        raise InputError(
-            f"config.train.reestimation_batches={run.train.reestimation_batches} has no effect "
-            "with config.model.batch_norm='frozen'; leave it at 0"
-        )
+    if model.batch_norm in ("frozen", "none"):
+        reason = f"config.model.batch_norm={model.batch_norm!r}"
+        require_default(run.train, "train", "reestimation_batches", reason)
     if run.train.reestimation_batches and model.batch_norm_decay == 1:
         raise InputError(
             f"config.train.reestimation_batches={run.train.reestimation_batches} is not possible "
             "with config.model.batch_norm_decay=1, which takes nothing from a batch; use less"
-        )
-
-
-def _require_default(group: Any, prefix: str, name: str, reason: str) -> None:
-    """Refuses a field that has no effect, for it would stand in the run's record all the same."""
-    (field,) = [field for field in dataclasses.fields(group) if field.name == name]
-    value = getattr(group, name)
-    if value != field.default:
-        raise InputError(
-            f"config.{prefix}.{name}={value:g} has no effect with {reason}; "
-            f"leave it at {field.default:g}"
         )
 
 
@@ -206,7 +194,7 @@ def _check_classes(data: DataConfig) -> None:
                 "to leave out a class use config.data.classes"
             )
     if data.resampling != "mixup":
-        _require_default(data, "data", "mixup_alpha", f"config.data.resampling={data.resampling!r}")
+        require_default(data, "data", "mixup_alpha", f"config.data.resampling={data.resampling!r}")
 
 
 # What each kind of data set does not read; it stays at its default.

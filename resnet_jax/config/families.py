@@ -3,8 +3,7 @@
 What one of their nets would ignore is refused, for it would stand in the run's record all the same.
 """
 
-import dataclasses
-
+from resnet_jax.config.effects import require_default
 from resnet_jax.config.schema import ModelConfig, RunConfig
 from resnet_jax.errors import InputError
 
@@ -93,13 +92,8 @@ def check(run: RunConfig) -> None:
     """
     model = run.model
     stage_sizes(model)
-    for field in dataclasses.fields(model):
-        value = getattr(model, field.name)
-        if field.name in UNREAD[model.family] and value != field.default:
-            raise InputError(
-                f"config.model.{field.name}={value!r} has no effect with config.model.family="
-                f"{model.family!r}; leave it at {field.default!r}"
-            )
+    for name in UNREAD[model.family]:
+        require_default(model, "model", name, f"config.model.family={model.family!r}")
     first = FIRST_WIDTH[model.family]
     if (first * model.width) % 1:
         raise InputError(
@@ -122,20 +116,12 @@ def _check_vgg(run: RunConfig) -> None:
             "config.model.residual=True, but a VGG net has no shortcuts; use False with "
             "config.model.family='vgg'"
         )
-    for field in dataclasses.fields(model):
-        value = getattr(model, field.name)
-        of_norms = field.name in ("batch_norm_decay", "batch_norm_epsilon")
-        if of_norms and model.batch_norm == "none" and value != field.default:
-            raise InputError(
-                f"config.model.{field.name}={value:g} has no effect with config.model.batch_norm="
-                f"'none'; leave it at {field.default:g}"
-            )
-    for name, given in (
-        ("block_loop='always'", run.train.block_loop == "always"),
-        ("recompute_blocks=True", run.train.recompute_blocks),
-    ):
-        if given:
-            raise InputError(
-                f"config.train.{name} has no effect with config.model.family='vgg', whose stages "
-                "are not made of blocks; leave it at its default"
-            )
+    if model.batch_norm == "none":
+        for name in ("batch_norm_decay", "batch_norm_epsilon"):
+            require_default(model, "model", name, "config.model.batch_norm='none'")
+    reason = "config.model.family='vgg', whose stages are not made of blocks"
+    require_default(run.train, "train", "recompute_blocks", reason)
+    if run.train.block_loop == "always":
+        raise InputError(
+            f"config.train.block_loop='always' has no effect with {reason}; use 'auto' or 'never'"
+        )

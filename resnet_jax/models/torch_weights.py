@@ -1,12 +1,13 @@
 """Weights under PyTorch's names: read into our nets, and written from them.
 
-Covers the widely used CIFAR ResNets (akamaster's names: conv1, bn1, layer1..3, linear), v1 with
-basic blocks. The core never imports PyTorch: it is needed only for `.pth` files, which are opened
-with `weights_only=True`, so that nothing in them is executed.
+Covers the widely used CIFAR ResNets (akamaster's names), torchvision's and timm's ResNets of v1 and
+v1.5, and their VGG nets; `torch_names` lists the names. The core never imports PyTorch: it is
+needed only for `.pth` files, which are opened with `weights_only=True`, so that nothing in them is
+executed.
 """
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,21 +17,10 @@ from safetensors import SafetensorError
 
 from resnet_jax.errors import InputError, first_line
 from resnet_jax.files import replacing
-from resnet_jax.models.blocks import Block
-from resnet_jax.models.layers import BatchNorm
-from resnet_jax.models.resnet import ResNet
-from resnet_jax.models.shortcuts import GatedAddition, ProjectionShortcut
+from resnet_jax.models import torch_names
 
 # `weights_only=True` was broken before (CVE-2025-32434 up to 2.5.1, CVE-2026-24747 up to 2.9).
 SAFE_TORCH = (2, 10)
-
-
-class Target(NamedTuple):
-    """One array of the net and the PyTorch name it comes from."""
-
-    name: str
-    variable: nnx.Variable
-    kind: str  # 'conv', 'linear' or 'vector': how the axes are ordered
 
 
 class LoadReport(NamedTuple):
@@ -111,8 +101,8 @@ def assign(
     """Writes PyTorch arrays into a net.
 
     Args:
-        model: a `ResNet` with basic blocks in the original order.
-        state_dict: arrays by PyTorch name.
+        model: a `ResNet`, not looped, or a `VGG`.
+        state_dict: arrays by PyTorch name, of whichever of the net's `namings` has most of them.
         strict: refuse missing and extra names instead of reporting them.
 
     Returns:
@@ -121,27 +111,30 @@ def assign(
     Raises:
         InputError: if a shape differs, or a name with `strict`; the net is then unchanged.
     """
-    targets = list(_targets(model))
+    known = [list(torch_names.targets(model, naming)) for naming in torch_names.namings(model)]
+    targets = min(known, key=lambda found: sum(one.name not in state_dict for one in found))
     names = {target.name for target in targets}
     report = LoadReport(
         missing=[target.name for target in targets if target.name not in state_dict],
+        # It counts batches for a mean over all of them, which neither side uses.
         extra=[n for n in state_dict if n not in names and not n.endswith("num_batches_tracked")],
     )
     if strict and (report.missing or report.extra):
         raise InputError(
             f"the weights are of another net: {_some('missing', report.missing)}, "
-            f"{_some('extra', report.extra)}; check config.model.depth, block and shortcut"
+            f"{_some('extra', report.extra)}; check config.model.family, depth, block, shortcut "
+            "and batch_norm"
         )
     values = {}
     for target in targets:
         if target.name in state_dict:
-            array = _to_flax(np.asarray(state_dict[target.name]), target.kind)
-            if array.shape != target.variable.shape:
+            array = np.asarray(state_dict[target.name])
+            if array.shape != target.shape:
                 raise InputError(
                     f"the weights are of another net: {target.name} has shape {array.shape} where "
-                    f"{target.variable.shape} belongs; check config.model.width and the data set"
+                    f"{target.shape} belongs; check config.model.width and the data set"
                 )
-            values[target.name] = array
+            values[target.name] = target.to_flax(array)
     for target in targets:
         if target.name in values:
             current = target.variable[...]
@@ -149,76 +142,31 @@ def assign(
     return report
 
 
-def write(model: nnx.Module, path: pathlib.Path) -> None:
+def write(model: nnx.Module, path: pathlib.Path, *, naming: str = "") -> None:
     """Writes a net's weights and running statistics, as PyTorch would name and lay them out.
 
+    A PyTorch net of these names loads the file with `strict=True`, but for nets that have none
+    there: pre-activated ones, and those with gates, whose names follow the others'.
+
     Args:
-        model: a `ResNet`, not looped.
-        path: a `.safetensors` file; replaced if it is there.
+        model: a `ResNet`, not looped, or a `VGG`.
+        path: of the `.safetensors` file.
+        naming: one of the net's `torch_names.namings`; "" is the first of them.
+
+    Raises:
+        InputError: if the net has no such names.
     """
-    state_dict = {
-        target.name: _to_torch(np.asarray(target.variable[...]), target.kind)
-        for target in _targets(model)
-    }
+    choices = torch_names.namings(model)
+    if naming and naming not in choices:
+        raise InputError(
+            f"naming={naming!r} is none of a {type(model).__name__}; use one of "
+            f"{', '.join(map(repr, choices))}"
+        )
+    found = torch_names.targets(model, naming or choices[0])
+    state_dict = {target.name: target.to_torch() for target in found}
     with replacing(path) as file:
         file.write(safetensors.numpy.save(state_dict))
 
 
 def _some(label: str, names: list[str]) -> str:
     return f"{len(names)} {label} names" + (f" ({names[0]}, ...)" if names else "")
-
-
-def _to_flax(array: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "conv" and array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)  # out, in, height, width -> height, width, in, out
-    return array.T if kind == "linear" else array
-
-
-def _to_torch(array: np.ndarray, kind: str) -> np.ndarray:
-    if kind == "conv":
-        array = array.transpose(3, 2, 0, 1)
-    return np.ascontiguousarray(array.T if kind == "linear" else array)
-
-
-def _targets(model: nnx.Module) -> Iterator[Target]:
-    if not isinstance(model, ResNet):
-        raise InputError(f"no PyTorch names are known for a {type(model).__name__}")
-    yield _conv("conv1", model.stem_conv)
-    yield from _norm("bn1", model.stem_norm)
-    for s, stage in enumerate(model.stages, 1):
-        for b, block in enumerate(stage):
-            yield from _block(f"layer{s}.{b}", block)
-    if model.final_norm is not None:
-        yield from _norm("bn", model.final_norm)
-    yield Target("linear.weight", model.head.kernel, "linear")
-    assert model.head.bias is not None
-    yield Target("linear.bias", model.head.bias, "vector")
-
-
-def _block(prefix: str, block: Block) -> Iterator[Target]:
-    for i, conv in enumerate(block.convs, 1):
-        yield _conv(f"{prefix}.conv{i}", conv)
-    # A pre-activated first block has no norm before its first convolution.
-    skipped = len(block.convs) - len(block.norms)
-    for i, norm in enumerate(block.norms, 1 + skipped):
-        yield from _norm(f"{prefix}.bn{i}", norm)
-    if isinstance(block.shortcut, ProjectionShortcut):
-        yield _conv(f"{prefix}.shortcut.0", block.shortcut.conv)
-        if block.shortcut.norm is not None:
-            yield from _norm(f"{prefix}.shortcut.1", block.shortcut.norm)
-    if isinstance(block.addition, GatedAddition):
-        gate = block.addition.gate
-        assert gate.bias is not None
-        yield _conv(f"{prefix}.gate", gate)
-        yield Target(f"{prefix}.gate.bias", gate.bias, "vector")
-
-
-def _conv(name: str, conv: nnx.Conv) -> Target:
-    return Target(f"{name}.weight", conv.kernel, "conv")
-
-
-def _norm(name: str, norm: BatchNorm) -> Iterator[Target]:
-    yield Target(f"{name}.weight", norm.scale, "vector")
-    yield Target(f"{name}.bias", norm.bias, "vector")
-    yield Target(f"{name}.running_mean", norm.mean, "vector")
-    yield Target(f"{name}.running_var", norm.variance, "vector")
