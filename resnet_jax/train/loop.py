@@ -320,8 +320,7 @@ class Attempt:
             "parameters": registry.count_parameters(self.experiment.state.params),
             "train_error": self.train_error,
             "images_per_second": self.progress.images_per_second,
-            **self.batches.report,
-            **self.damage.report(),
+            **(self.batches.report | self.damage.report()),
             "updated": run_folder.now(),
             **more,
         }
