@@ -1,7 +1,6 @@
 """Whole runs on images that are streamed."""
 
 import dataclasses
-import math
 import os
 import pathlib
 import shutil
@@ -9,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from resnet_jax.data.decode import StoredImage
 from resnet_jax.errors import InputError
 from resnet_jax.train import evaluation, loop, prediction
 from resnet_jax.train.checkpoint import Checkpoints
+from resnet_jax.train.data_wait import DataWait
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.setup import Experiment
 
@@ -339,9 +340,7 @@ def test_ctrl_c_reaches_all_processes_and_the_run_alone_answers(shapes, tmp_path
         time.sleep(0.05)
 
 
-def test_a_share_of_time_is_lost_only_while_devices_have_nothing_to_do():
-    from resnet_jax.train.data_wait import DataWait
-
+def test_time_is_lost_only_while_devices_have_nothing_to_do(shapes):
     class Result:
         """A call to the devices that takes a while."""
 
@@ -352,28 +351,37 @@ def test_a_share_of_time_is_lost_only_while_devices_have_nothing_to_do():
             time.sleep(max(self.until - time.monotonic(), 0))
             return self
 
-    def batches(seconds):
-        for _ in range(5):
-            time.sleep(seconds)
-            yield None
+    class Parts:
+        """As much of an experiment as is looked at; a batch takes some seconds to make."""
+
+        def __init__(self, seconds, name="image_folder"):
+            self.config = validate({"data": {"name": name, "normalization": "imagenet"}})
+            self.feed, self.seconds = mock.Mock(made_per_second=900.0), seconds
+
+        def batches(self, first):
+            for _ in range(first, 6):
+                time.sleep(self.seconds)
+                yield "batch"
 
     def share(making, computing):
-        wait = DataWait(batches(making), watched=True)
+        wait = DataWait(Parts(making), 1)
         result = None
         for _ in range(5):
-            wait.next()
+            assert wait.next() == "batch"
             if result:
                 result.block_until_ready()
             result = Result(computing)
             wait.computing(result)
-        found = wait.share()
+        assert wait.told().startswith("  (data: up to 900 img/s; ")
         wait.close()
-        return found
+        assert wait.report["data"]["images_per_second"] == 900
+        return wait.report["data"]["wait"]
 
-    # Batches take 50 ms and the devices 30: of the 50 they wait 20; the first one does not count.
-    assert share(0.05, 0.03) == pytest.approx(4 * 0.02 / (5 * 0.05), abs=0.12)
-    assert share(0.005, 0.05) < 0.05
-    unwatched = DataWait(batches(0), watched=False)
+    # Batches take 60 ms and the devices 30: of each 60 they wait 30; the first does not count.
+    assert share(0.06, 0.03) == pytest.approx(4 * 0.03 / (5 * 0.06), abs=0.12)
+    assert share(0.005, 0.06) < 0.08
+    unwatched = DataWait(Parts(0, name="cifar10"), 1)
     unwatched.next()
     unwatched.computing(Result(1))
-    assert unwatched.share() == 0 and not math.isnan(unwatched.share())
+    assert unwatched.told() == "" and unwatched.report == {}
+    unwatched.close()

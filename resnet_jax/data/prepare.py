@@ -1,6 +1,7 @@
 """CIFAR-10 and CIFAR-100 as TensorFlow Datasets folders, prepared without TensorFlow.
 
     python -m resnet_jax.data.prepare --name=cifar10 --data_dir=DIR
+    python -m resnet_jax.data.prepare --name=imagenet2012 --data_dir=DIR    # see prepare_imagenet
 
 TFDS's own CIFAR builders read their archive through `tf.io.gfile`. The subclasses here keep the
 names, versions, features, record order and checksums, and read it with `tarfile` instead; what they
@@ -23,6 +24,7 @@ from absl import app, flags
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 from tensorflow_datasets.image_classification import cifar
 
+from resnet_jax.data import prepare_imagenet
 from resnet_jax.errors import InputError, first_line
 
 LOG = logging.getLogger(__name__)
@@ -157,14 +159,18 @@ def _offline(name: str, data_dir: pathlib.Path, archive: pathlib.Path) -> str:
 def main(argv: list[str]) -> None:
     """Prepares what the flags name."""
     del argv
+    data_dir = pathlib.Path(_DATA_DIR.value).expanduser()
     try:
-        prepare(_NAME.value, pathlib.Path(_DATA_DIR.value).expanduser())
+        if _NAME.value == "imagenet2012":
+            prepare_imagenet.prepare(data_dir)
+        else:
+            prepare(_NAME.value, data_dir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 if __name__ == "__main__":
-    _NAME = flags.DEFINE_enum("name", "cifar10", list(BUILDERS), "Which data set.")
+    _NAME = flags.DEFINE_enum("name", "cifar10", [*BUILDERS, "imagenet2012"], "Which data set.")
     _DATA_DIR = flags.DEFINE_string("data_dir", "~/tensorflow_datasets", "Where to prepare it.")
     app.run(main)

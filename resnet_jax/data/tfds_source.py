@@ -110,7 +110,7 @@ def imagenet2012(config: DataConfig) -> StreamedDataset:
     data_dir = pathlib.Path(config.data_dir).expanduser()
     folder = data_dir / config.name
     how = "prepare it as docs/imagenet.md tells, or give config.data.data_dir of another folder"
-    unfinished = sorted(folder.glob("*.incomplete*"))
+    unfinished = sorted(folder.glob("*incomplete*"))
     builder = _open(config.name, data_dir) if folder.is_dir() else None
     if builder is None or not builder.is_prepared():
         what = f"{unfinished[0]} was not finished" if unfinished else f"it is not in {folder}"

@@ -27,6 +27,11 @@ class DamageList:
         """How many of each split, where there are any."""
         return {split: len(found) for split, found in self._feed.unreadable.items() if found}
 
+    def report(self) -> dict[str, dict[str, int]]:
+        """What `status.json` says of it: nothing, if there are none."""
+        counts = self.counts()
+        return {"unreadable": counts} if counts else {}
+
     def keep(self) -> None:
         """Writes the list if it has grown."""
         count = sum(self.counts().values())

@@ -2,38 +2,46 @@
 
 import concurrent.futures
 import time
-from collections.abc import Generator
 from typing import Any
 
 import jax
 
+from resnet_jax.train.setup import Experiment
+
 
 class DataWait:
-    """Takes batches from an iterator, and the time that devices stood idle for them.
+    """Takes a run's batches, and the time that devices stood idle for them.
 
     A batch is asked for while the call before it computes, so only what of the wait lies after that
-    call's end is lost. A thread looks out for that end.
+    call's end is lost. A thread looks out for that end. Images in memory are always there, so of
+    those no time is taken.
 
     Args:
-        batches: what is taken from.
-        watched: whether time is taken; images in memory are always there.
+        experiment: the run's parts.
+        first: the step to begin with.
+
+    Attributes:
+        report: what `status.json` says of it, as of the last log line: nothing of images in memory;
+            of streamed ones `data`, with how many can be made in a second, at most, and the share
+            of the time that was lost.
     """
 
-    def __init__(self, batches: Generator[Any], *, watched: bool):
-        self._batches, self._watched = batches, watched
+    def __init__(self, experiment: Experiment, first: int):
+        self.report: dict[str, dict[str, float]] = {}
+        self._feed, self._batches = experiment.feed, experiment.batches(first)
+        self._watched = experiment.config.data.is_streamed
         self._watch = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="data-wait")
         self._idle_from: concurrent.futures.Future[float] | None = None
         self._idle = 0.0
         self._since = time.monotonic()
 
     def next(self) -> Any:
-        """The next batch."""
+        """What the next call takes."""
         asked = time.monotonic()
         batch = next(self._batches)
         came = time.monotonic()
-        if self._idle_from is None:  # the first one, which nothing could have prepared
-            return batch
-        if self._idle_from.done():
+        # Nothing could have prepared the first one.
+        if self._idle_from is not None and self._idle_from.done():
             self._idle += max(came - max(asked, self._idle_from.result()), 0.0)
         return batch
 
@@ -42,12 +50,16 @@ class DataWait:
         if self._watched:
             self._idle_from = self._watch.submit(_finished, result)
 
-    def share(self) -> float:
-        """The share of the time since it was last asked for, or since the first batch."""
+    def told(self) -> str:
+        """A log line's part on it, since the last one; "" of images in memory."""
+        if not self._watched:
+            return ""
         now = time.monotonic()
-        idle, elapsed = self._idle, now - self._since
+        share = self._idle / max(now - self._since, 1e-9)
         self._idle, self._since = 0.0, now
-        return idle / max(elapsed, 1e-9)
+        rate = self._feed.made_per_second
+        self.report = {"data": {"images_per_second": rate, "wait": share}}
+        return f"  (data: up to {rate:.0f} img/s; {share:.0%} of the time waiting)"
 
     def close(self) -> None:
         """Ends what makes the batches, and the thread."""

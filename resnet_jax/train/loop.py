@@ -113,9 +113,7 @@ class Attempt:
         )
         self._describe()
         self.damage = DamageList(experiment.feed, workdir)
-        # Images in memory are always there.
-        streamed = self.config.data.is_streamed
-        self.batches = DataWait(experiment.batches(self.start), watched=streamed)
+        self.batches = DataWait(experiment, self.start)
         self.writer = MetricsWriter(
             workdir, after_step=self.start, tensorboard=self.config.log.tensorboard
         )
@@ -129,7 +127,6 @@ class Attempt:
         self.train_error = logged_error(workdir, self.start, "train")
         self.recorder = recording.wanted(recorder, experiment, workdir, self.start)
         self.predictions: dict[str, dict[str, np.ndarray]] = {}
-        self.data: dict[str, float] = {}
         self.last_told = -math.inf
         self.last_beat = -math.inf
 
@@ -226,19 +223,10 @@ class Attempt:
         values["learning_rate"] = float(str(optimizer.learning_rate(state.opt_state)))
         self.train_error = values["error"]
         self.writer.write(step, "train", values)
-        self.data = self._data()
-        told = "  (data: up to {images_per_second:.0f} img/s; {wait:.0%} of the time waiting)"
-        self.progress.update(step, values, told.format(**self.data) if self.data else "")
+        self.progress.update(step, values, self.batches.told())
         if time.monotonic() - self.last_told > STATUS_SECONDS:
             self._status(run_folder.RUNNING, step)
         return int(state.first_nonfinite_step)
-
-    def _data(self) -> dict[str, float]:
-        """Of streamed images: how many could be made in a second, and the share of time lost."""
-        if not self.config.data.is_streamed:
-            return {}
-        rate = self.experiment.feed.made_per_second
-        return {"images_per_second": rate, "wait": self.batches.share()}
 
     def _look_and_save(self, step: int, last: bool) -> None:
         train = self.config.train
@@ -316,8 +304,7 @@ class Attempt:
             "parameters": registry.count_parameters(self.experiment.state.params),
             "train_error": self.train_error,
             "images_per_second": self.progress.images_per_second,
-            **({"data": self.data} if self.data else {}),
-            **({"unreadable": self.damage.counts()} if self.damage.counts() else {}),
+            **(self.batches.report | self.damage.report()),
             "updated": run_folder.now(),
             **more,
         }
