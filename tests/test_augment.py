@@ -1,9 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from resnet_jax.config import DataConfig
+from resnet_jax.data import augment
 from resnet_jax.data.augment import Normalization, crop_and_flip, normalize, training_images
 from resnet_jax.data.datasets import Split
 
@@ -200,3 +203,62 @@ def test_the_result_is_single_precision_for_every_kind():
     for kind in ("pixel_mean", "channel", "imagenet", "none"):
         assert normalized(kind, IMAGES).dtype == np.float32
     assert batch([0]).dtype == np.float32
+
+
+def shifts(count, deviation=0.1):
+    keys = jax.random.split(jax.random.key(0), count)
+    return np.asarray(jax.vmap(lambda key: augment.color_shift(key, deviation))(keys))
+
+
+def test_colours_are_shifted_along_the_principal_components_of_imagenets_colours():
+    # Krizhevsky et al. 2012, Sec. 4.1: the shift is sum_i p_i a_i l_i with a_i from N(0, 0.1), so
+    # its covariance is 0.01 P diag(l^2) P^T; numbers as in fb.resnet.torch.
+    vectors = np.array(
+        [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+    )
+    expected = 0.01 * vectors @ np.diag(np.square([0.2175, 0.0188, 0.0045])) @ vectors.T
+    found = shifts(40_000)
+    np.testing.assert_allclose(np.cov(found.T), expected, rtol=0.04)
+    np.testing.assert_allclose(found.mean(0), 0, atol=4 * np.sqrt(expected[0, 0] / 40_000))
+    # Columns are unit vectors at right angles, and the first one is brightness: all of one sign.
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=2e-4)
+    np.testing.assert_allclose(shifts(10, deviation=0.3), 3 * shifts(10), rtol=1e-5)
+
+
+STREAMED = DataConfig(name="image_folder", normalization="imagenet", image_size=8)
+
+
+def seen(config, images, key=0):
+    mean, std = (np.array(v, np.float32) for v in (augment.IMAGENET_MEAN, augment.IMAGENET_STD))
+    examples = np.arange(len(images), dtype=np.int32)
+    out = augment.training_images(
+        config, jax.random.key(key), jnp.asarray(images), jnp.asarray(examples), mean, std
+    )
+    plain = (images.astype(np.float32) / 255 - mean) / std
+    return np.asarray(out), plain
+
+
+def test_streamed_images_come_cropped_and_are_mirrored_by_halves():
+    images = np.random.RandomState(0).randint(0, 256, (400, 8, 8, 3)).astype(np.uint8)
+    out, plain = seen(dataclasses.replace(STREAMED, color_deviation=0.0), images)
+    kept = np.isclose(out, plain, atol=1e-5).all((1, 2, 3))
+    mirrored = np.isclose(out, plain[:, :, ::-1], atol=1e-5).all((1, 2, 3))
+    assert (kept ^ mirrored).all() and 150 < mirrored.sum() < 250
+
+
+def test_each_streamed_image_has_one_colour_shift_for_all_its_pixels():
+    images = np.random.RandomState(0).randint(0, 256, (50, 8, 8, 3)).astype(np.uint8)
+    config = dataclasses.replace(STREAMED, flip=False)
+    out, plain = seen(config, images)
+    change = (out - plain) * np.array(augment.IMAGENET_STD)
+    np.testing.assert_allclose(change, np.broadcast_to(change[:, :1, :1], change.shape), atol=1e-5)
+    assert len(np.unique(change[:, 0, 0, 0].round(5))) > 45
+    # Another step has other keys; the same step the same.
+    np.testing.assert_array_equal(seen(config, images)[0], out)
+    assert (seen(config, images, key=1)[0] != out).any()
+
+
+def test_without_augmentation_streamed_images_are_normalised_alone():
+    images = np.random.RandomState(0).randint(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+    config = dataclasses.replace(STREAMED, augmentation="none", flip=False, color_deviation=0.0)
+    np.testing.assert_allclose(*seen(config, images), atol=1e-6)

@@ -20,8 +20,8 @@ from resnet_jax import command
 from resnet_jax.errors import InputError
 from resnet_jax.files import replacing
 
-# Corners of each shape on the unit circle, in turns.
-SHAPES = {"triangle": (0, 1 / 3, 2 / 3), "square": (1 / 8, 3 / 8, 5 / 8, 7 / 8)}
+# What each shape is made of: left and right edges of upright bars, of a square from -1 to 1.
+SHAPES = {"bars": ((-1, -0.6), (-0.2, 0.2), (0.6, 1)), "square": ((-1, 1),)}
 COLORS = {"blue": (60, 90, 220), "red": (220, 70, 60)}
 CLASSES = tuple(f"{color}_{shape}" for color in COLORS for shape in SHAPES)
 SIDES = (48, 144)
@@ -69,16 +69,14 @@ def picture(random: np.random.RandomState, name: str) -> PIL.Image.Image:
     radius = random.uniform(0.25, 0.45) * min(width, height)
     x = random.uniform(radius, width - radius)
     y = random.uniform(radius, height - radius)
-    turn, light = random.uniform(), random.uniform(0.7, 1.15)
-    corners = [
-        (
-            x + radius * math.cos(2 * math.pi * (corner + turn)),
-            y + radius * math.sin(2 * math.pi * (corner + turn)),
-        )
-        for corner in SHAPES[shape]
-    ]
+    turn, light = random.uniform(0, 2 * math.pi), random.uniform(0.7, 1.15)
+    across = radius / math.sqrt(2) * np.array([math.cos(turn), math.sin(turn)])
+    down = np.array([-across[1], across[0]])
     fill = tuple(min(int(light * value), 255) for value in COLORS[color])
-    PIL.ImageDraw.Draw(image).polygon(corners, fill=fill)
+    for left, right in SHAPES[shape]:
+        corners = [(left, -1), (right, -1), (right, 1), (left, 1)]
+        places = [tuple((x, y) + a * across + b * down) for a, b in corners]
+        PIL.ImageDraw.Draw(image).polygon(places, fill=fill)
     return image
 
 
