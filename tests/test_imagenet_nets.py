@@ -230,6 +230,19 @@ def test_a_vgg_net_drops_half_of_its_hidden_units_for_each_image_by_its_own_key(
         net(x, train=True)
 
 
+def test_the_two_hidden_layers_of_a_vgg_net_drop_units_of_their_own():
+    net = build(vgg(11, width=1 / 16))
+    first, second = net.hidden
+    first.kernel[...], first.bias[...] = jnp.zeros((1568, 256)), jnp.ones(256)
+    second.kernel[...] = jnp.eye(256)
+    net.head.kernel[...] = jnp.ones((256, 7))
+    keys = jax.random.split(jax.random.key(0), 32)
+    logits = np.asarray(net(jnp.ones((32, 32, 32, 3)), train=True, keys=keys))
+    # A quarter of 256 units is left, each doubled twice; were the masks the same, half of them.
+    assert abs(logits.mean() - 256) < 15
+    np.testing.assert_array_equal(net(jnp.ones((1, 32, 32, 3)), train=False), 256)
+
+
 def test_dropout_keeps_half_of_the_values_and_doubles_them():
     keys = jax.random.split(jax.random.key(0), 4)
     y = np.asarray(dropout(jnp.ones((4, 5_000)), 0.5, keys, 0))
