@@ -31,10 +31,10 @@ def test_ten_sgd_steps_in_double_precision_equal_pytorchs(residual, float64):
 
 def test_sgd_steps_of_an_imagenet_net_equal_pytorchs(float64):
     # Through a max-pool, whose gradient goes to one pixel of nine.
-    theirs = torch_reference.ImageNetNet(50, first_width=4, classes=10)
-    config = nets.resnet(50, shortcut="B", bottleneck_stride="3x3", width=1 / 16, dtype="float64")
-    compared = compare_steps(theirs, config, "torchvision", list(batches(3, 8, 64)))
-    layers = 1 + 48 + 4  # the stem's, the blocks', the projections'
+    theirs = torch_reference.ImageNetNet(18, first_width=4, classes=10)
+    config = nets.resnet(18, shortcut="B", width=1 / 16, dtype="float64")
+    compared = compare_steps(theirs, config, "torchvision", list(batches(2, 4, 32)))
+    layers = 1 + 16 + 3  # the stem's, the blocks', the projections'
     assert compared == 5 * layers + 2
 
 
