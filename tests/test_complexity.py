@@ -11,6 +11,7 @@ from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
 from resnet_jax.models import complexity, registry
 from resnet_jax.models.repeated import UNROLLED, Repetition
+from tests import nets
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 IMAGE, BATCH = (32, 32, 3), 16
@@ -158,11 +159,9 @@ def test_the_imagenet_family_is_the_papers_nets_and_what_came_before_them():
         *(f"ResNet-{depth} B" for depth in (50, 101, 152)),
         *(f"VGG-{d}{bn}" for d in (11, 13, 16, 19) for bn in ("", ", synced BN")),
     ]
-    config = next(c for c in command.family("imagenet") if c.depth == 19)
-    found = command.cost(config, (224, 224, 3), 1000, 1)
-    assert (found.parameters, found.multiply_adds) == (143_667_240, 19_632_062_464)
     # Nothing is computed anew of a net without blocks.
-    assert found.activations == found.recomputed
+    found = command.cost(nets.vgg(11, width=1 / 16), (224, 224, 3), 10, 1)
+    assert found.activations == found.recomputed > 0
 
 
 def test_what_is_no_flag_is_refused():
