@@ -208,6 +208,7 @@ def test_too_many_damaged_images_fail_the_run_in_one_line(shapes, tmp_path):
         loop.train(run, tmp_path / "run")
     status = run_folder.read_json(tmp_path / "run" / run_folder.STATUS)
     assert status["state"] == "failed" and "max_unreadable=0.02" in status["reason"]
+    assert len(run_folder.read_json(tmp_path / "run" / run_folder.UNREADABLE)["train"]) == 2
 
 
 def test_a_run_does_not_go_on_with_other_images(shapes, tmp_path):
