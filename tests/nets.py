@@ -21,7 +21,7 @@ def vgg(depth, *, normalized=False, **fields):
     )
 
 
-def build(config, *, channels=3, num_classes=7):
+def build(config, *, channels=3, num_classes=7, axis_name=None):
     """A net whose kernels are drawn by NumPy: JAX would compile a program for each of their shapes.
 
     Their deviation is He's, by fan in; all else is as the net has it, zeros or ones.
@@ -37,7 +37,9 @@ def build(config, *, channels=3, num_classes=7):
         return jnp.asarray(filled(leaf.shape, leaf.dtype))
 
     shapes = nnx.eval_shape(
-        lambda: registry.build(config, channels=channels, num_classes=num_classes)
+        lambda: registry.build(
+            config, channels=channels, num_classes=num_classes, axis_name=axis_name
+        )
     )
     graphdef, state = nnx.split(shapes)
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(value, state))

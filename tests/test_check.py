@@ -379,11 +379,10 @@ def imagenet(**fields):
 @pytest.mark.parametrize(
     ("fields", "stages"),
     [
-        ({"residual": False}, "16x16x4, 8x8x8, 4x4x16, 2x2x32"),
-        ({"stem": "3x3", "shortcut": "C", **PREACTIVATED}, "64x64x4, 32x32x8, 16x16x16, 8x8x32"),
+        ({"residual": False, "stem": "3x3"}, "64x64x4, 32x32x8, 16x16x16, 8x8x32"),
         (
             {"depth": 50, "block": "bottleneck", "shortcut": "B", "bottleneck_stride": "3x3"}
-            | {"auxiliary_weight": 0.3},
+            | {"auxiliary_weight": 0.3, **PREACTIVATED},
             "16x16x16, 8x8x32, 4x4x64, 2x2x128",
         ),
     ],

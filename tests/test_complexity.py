@@ -153,10 +153,9 @@ def test_the_family_is_six_depths_each_plain_and_with_three_shortcuts(monkeypatc
 def test_the_imagenet_family_is_the_papers_nets_and_what_came_before_them():
     names = [command.name(config) for config in command.family("imagenet")]
     assert names == [
-        *("plain-18, imagenet resnet", "ResNet-18 A, imagenet resnet"),
-        *("ResNet-18 B, imagenet resnet", "plain-34, imagenet resnet"),
-        *(f"ResNet-34 {option}, imagenet resnet" for option in "ABC"),
-        *(f"ResNet-{depth} B, imagenet resnet, bottleneck" for depth in (50, 101, 152)),
+        *("plain-18", "ResNet-18 A", "ResNet-18 B", "plain-34"),
+        *(f"ResNet-34 {option}" for option in "ABC"),
+        *(f"ResNet-{depth} B" for depth in (50, 101, 152)),
         *(f"VGG-{d}{bn}" for d in (11, 13, 16, 19) for bn in ("", ", synced BN")),
     ]
     config = next(c for c in command.family("imagenet") if c.depth == 19)

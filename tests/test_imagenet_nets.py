@@ -9,7 +9,7 @@ from flax import nnx
 from resnet_jax.analysis import expected
 from resnet_jax.errors import InputError
 from resnet_jax.models import complexity, registry
-from resnet_jax.models.layers import dropout, max_pool
+from resnet_jax.models.layers import Numerics, dropout, fully_connected, max_pool
 from resnet_jax.models.repeated import Repetition
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.vgg import average_pool
@@ -186,14 +186,15 @@ def test_convolutions_start_with_hes_deviation_and_norms_with_the_identity():
 
 
 def test_hidden_layers_of_a_vgg_net_keep_the_size_of_what_they_are_given():
-    net = drawn(vgg(11, width=0.125))
+    numerics = Numerics(dtype=jnp.float32, axis_name=None, decay=0.9, epsilon=1e-5)
+    with jax.default_prng_impl("rbg"):
+        layer = fully_connected(7 * 7 * 64, 512, numerics, nnx.Rngs(0))
     random = np.random.RandomState(0)
     x = jnp.asarray(np.maximum(random.normal(size=(64, 7 * 7 * 64)), 0), jnp.float32)
-    y = nnx.relu(net.hidden[0](x))
+    y = nnx.relu(layer(x))
     # He et al. 2015 (arXiv 1502.01852), eq. 9: the mean square stays.
     np.testing.assert_allclose(jnp.square(y).mean(), jnp.square(x).mean(), rtol=0.1)
-    for layer in (*net.hidden, net.head, *(layer.conv for layer in net.stages[0])):
-        np.testing.assert_array_equal(layer.bias[...], 0)
+    np.testing.assert_array_equal(layer.bias[...], 0)
 
 
 def test_a_vgg_nets_parts_are_its_forward_pass():
@@ -227,6 +228,19 @@ def test_a_vgg_net_drops_half_of_its_hidden_units_for_each_image_by_its_own_key(
     np.testing.assert_array_equal(net(x, train=False), net(x, train=False, keys=keys[:1]))
     with pytest.raises(ValueError, match="a key for each image"):
         net(x, train=True)
+
+
+def test_the_two_hidden_layers_of_a_vgg_net_drop_units_of_their_own():
+    net = build(vgg(11, width=1 / 16))
+    first, second = net.hidden
+    first.kernel[...], first.bias[...] = jnp.zeros((1568, 256)), jnp.ones(256)
+    second.kernel[...] = jnp.eye(256)
+    net.head.kernel[...] = jnp.ones((256, 7))
+    keys = jax.random.split(jax.random.key(0), 32)
+    logits = np.asarray(net(jnp.ones((32, 32, 32, 3)), train=True, keys=keys))
+    # A quarter of 256 units is left, each doubled twice; were the masks the same, half of them.
+    assert abs(logits.mean() - 256) < 15
+    np.testing.assert_array_equal(net(jnp.ones((1, 32, 32, 3)), train=False), 256)
 
 
 def test_dropout_keeps_half_of_the_values_and_doubles_them():

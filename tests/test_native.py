@@ -119,7 +119,7 @@ def test_a_nan_is_not_hidden_by_relu():
 def steps(mapping, monkeypatch, switch, *, wrap=lambda f: f, batches=3, **fields):
     """Loss, running statistics and gradients of a net on some batches."""
     monkeypatch.setenv(library.SWITCH, switch)
-    config = ModelConfig(depth=14, **fields)
+    config = ModelConfig(**{"depth": 14, **fields})
     net = registry.functional(registry.build(config, channels=3, num_classes=10, axis_name=AXIS))
 
     def loss(params, images, labels):
@@ -175,7 +175,16 @@ def test_a_nets_loss_statistics_and_gradients_are_those_of_xla(way, batch_norm, 
 
 
 @built
-@pytest.mark.parametrize("fields", [{"activation_order": "full_preactivation"}, {"shortcut": "B"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"activation_order": "full_preactivation"},
+        {"shortcut": "B"},
+        # A stem of 7x7 pixels with a max-pool, whose gradient goes to one pixel of nine.
+        {"family": "imagenet_resnet", "depth": 18, "shortcut": "B", "width": 1 / 4},
+    ],
+    ids=str,
+)
 def test_so_are_those_of_other_nets(fields, monkeypatch):
     ours, theirs = (steps(WAYS["one device"], monkeypatch, switch, **fields) for switch in "10")
     assert_same_steps(ours, theirs)

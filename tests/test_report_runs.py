@@ -110,6 +110,12 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     assert len(run.curve("train", "nothing")[0]) == 0
 
 
+def test_a_vgg_net_is_plain_and_has_its_own_name(tmp_path):
+    fields = {"model.family": "vgg", "model.residual": False, "model.depth": 16}
+    run = records.load(make_run(tmp_path, "VGG-16", fields=fields))
+    assert (run.net, run.family) == ("VGG-16", "plain")
+
+
 def test_the_final_training_error_is_the_mean_over_the_last_tenth_of_the_steps(tmp_path):
     folder = make_run(tmp_path, "plain-8", fields={"train.steps": 1000})
     rows = [{"step": s, "split": "train", "error": float(s)} for s in range(50, 1001, 50)]

@@ -87,8 +87,11 @@ def name(config: ModelConfig) -> str:
     usual = ModelConfig()
     if config.family == "vgg":
         words = [f"VGG-{config.depth}"]
-        usual = ModelConfig(family="vgg", batch_norm="none")
-    for field in ("family", "block", "activation_order", "shortcut_transform", "dtype"):
+        usual = ModelConfig(batch_norm="none")
+    if config.family == "imagenet_resnet":  # whose blocks follow from the depth
+        usual = ModelConfig(block=config.block)
+        words += ["v1.5"] if config.bottleneck_stride == "3x3" else []
+    for field in ("block", "activation_order", "shortcut_transform", "dtype"):
         value = getattr(config, field)
         if value != getattr(usual, field):
             words.append(value.replace("_", " "))

@@ -146,7 +146,7 @@ class Trained:
         if not feed.sizes[split]:
             raise InputError(
                 f"--split={split}: the run has no {split} images; give --split=test, or train with "
-                "config.data.val_examples above 0"
+                "config.data.train_on='train' and a config.data.val_fraction above 0"
             )
         net = registry.functional(gates.gated(self.model, self.config.model))
         evaluator = Evaluator(

@@ -61,8 +61,10 @@ class Run:
 
     @property
     def net(self) -> str:
-        """The net's name as the papers write it: plain-20, ResNet-20."""
-        return f"{'ResNet' if self.config['model']['residual'] else 'plain'}-{self.depth}"
+        """The net's name as the papers write it: plain-20, ResNet-20, VGG-16."""
+        model = self.config["model"]
+        kind = "VGG" if model.get("family") == "vgg" else "ResNet" if model["residual"] else "plain"
+        return f"{kind}-{self.depth}"
 
     @property
     def family(self) -> str:

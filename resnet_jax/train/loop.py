@@ -5,17 +5,17 @@ import math
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 from clu import parameter_overview
 
 from resnet_jax import run_folder
-from resnet_jax.config import RunConfig, records_signals, to_json
+from resnet_jax.config import RunConfig, to_json
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
-from resnet_jax.train import optimizer, provenance
+from resnet_jax.train import optimizer, provenance, recording
 from resnet_jax.train.checkpoint import Checkpoints
 from resnet_jax.train.damage import DamageList
 from resnet_jax.train.data_wait import DataWait
@@ -25,7 +25,6 @@ from resnet_jax.train.final import final_report
 from resnet_jax.train.progress import TrainingProgress
 from resnet_jax.train.reestimation import reestimated
 from resnet_jax.train.setup import Experiment
-from resnet_jax.train.state import TrainState
 
 LOG = logging.getLogger(__name__)
 
@@ -36,27 +35,13 @@ WITH_CHECKPOINT = "stopped on request, with a checkpoint"
 BEFORE_IT_BEGAN = "stopped on request, before its first step"
 
 
-class Recorder(Protocol):
-    """Looks at a run's state now and then, and writes what it sees."""
-
-    def is_due(self, step: int) -> bool:
-        """Whether it wants to see the state after this step."""
-
-    def record(self, step: int, state: TrainState) -> None:
-        """Looks at it; the state is as checkpoints have it."""
-
-
-# Of a run's parts, its folder and the step at which this attempt begins.
-MakeRecorder = Callable[[Experiment, pathlib.Path, int], Recorder]
-
-
 def train(
     config: RunConfig,
     workdir: pathlib.Path,
     *,
     should_stop: Callable[[], bool] = lambda: False,
     examine: Callable[[Experiment, Callable[[], bool]], None] | None = None,
-    recorder: MakeRecorder | None = None,
+    recorder: recording.MakeRecorder | None = None,
 ) -> dict[str, Any]:
     """Trains the configured net, or goes on where an earlier attempt in `workdir` stopped.
 
@@ -114,7 +99,7 @@ class Attempt:
         experiment: Experiment,
         workdir: pathlib.Path,
         should_stop: Callable[[], bool] = lambda: False,
-        recorder: MakeRecorder | None = None,
+        recorder: recording.MakeRecorder | None = None,
     ):
         self.should_stop = should_stop
         self.experiment, self.workdir = experiment, workdir
@@ -140,8 +125,7 @@ class Attempt:
         )
         # An attempt that only has the report left to do has no step of its own to measure.
         self.train_error = logged_error(workdir, self.start, "train")
-        wanted = recorder if records_signals(self.config) and not experiment.loops else None
-        self.recorder = wanted(experiment, workdir, self.start) if wanted else None
+        self.recorder = recording.wanted(recorder, experiment, workdir, self.start)
         self.predictions: dict[str, dict[str, np.ndarray]] = {}
         self.last_told = -math.inf
         self.last_beat = -math.inf
