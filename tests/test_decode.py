@@ -104,6 +104,15 @@ def test_a_jpeg_decoded_to_fewer_pixels_looks_the_same(width, blots):
     assert change.mean() < 1 and change.max() < 12
 
 
+def test_crops_do_not_depend_on_those_taken_before():
+    content = encoded(smooth(800, 600, blots=32))
+    box = [Box(0, 0, 600, 600)]
+    stored = StoredImage(content)
+    first = stored.crops(box, 16)  # decoded to an eighth
+    np.testing.assert_array_equal(stored.crops(box, 256), StoredImage(content).crops(box, 256))
+    np.testing.assert_array_equal(stored.crops(box, 16), first)
+
+
 def test_boxes_mean_the_same_place_in_a_jpeg_decoded_to_fewer_pixels():
     # Left half dark, right half bright: the border must stay where it is.
     pixels = np.zeros((600, 800, 3), np.uint8)
