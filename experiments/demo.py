@@ -6,21 +6,14 @@ The config's learning rate is low enough to start every depth at, so none has a 
 eighteen runs share one recipe to the letter.
 """
 
-from collections.abc import Sequence
+import functools
 
 from experiments import degradation, run
-from experiments.grid import Row
+from experiments.grid import of_depth, twins
 
-
-def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]) -> list[Row]:
-    """The degradation grid's rows without its warm-ups."""
-    return [
-        row._replace(overrides={**row.overrides, "optimizer.warmup": "none"})
-        for row in degradation.rows(depths=depths, families=families, seeds=seeds)
-    ]
-
-
-GRID = degradation.GRID._replace(name="demo", base="configs/digits.py", rows=rows, seeds=(0, 1, 2))
+GRID = degradation.GRID._replace(
+    name="demo", base="configs/digits.py", rows=functools.partial(twins, of_depth), seeds=(0, 1, 2)
+)
 
 if __name__ == "__main__":
     run.launch(GRID)

@@ -3,6 +3,7 @@
 python -m experiments.estimate CONFIG.json     # one net, measured; prints JSON
 """
 
+import contextlib
 import json
 import pathlib
 import subprocess
@@ -80,22 +81,19 @@ def measure(path: pathlib.Path) -> dict[str, Any]:
     """Counts a net's parameters and multiply-adds for one image, and times its training step."""
     import jax
 
-    from resnet_jax.data.order import TrainingOrder
     from resnet_jax.models import complexity, registry
     from resnet_jax.train.setup import Experiment
 
     experiment = Experiment.prepare(load_json(path))
-    train = experiment.config.train
-    order = TrainingOrder(experiment.feed.sizes["train"], train.batch_size, train.seed)
     state = experiment.placed(experiment.state)
     start = 0.0
-    for call in range(1 + STEPS):
-        examples = order.batches(call * experiment.steps_per_call, experiment.steps_per_call)
-        (state,) = experiment.train_program(state, experiment.arrays, examples)
-        jax.block_until_ready(state)
-        start = start or time.perf_counter()  # after the first call, which compiles
+    with contextlib.closing(experiment.batches(0, (1 + STEPS) * experiment.steps_per_call)) as made:
+        for batch in made:
+            (state,) = experiment.train_program(state, experiment.arrays, batch)
+            jax.block_until_ready(state)
+            start = start or time.perf_counter()  # after the first call, which compiles
     elapsed = time.perf_counter() - start
-    shape = (1, *experiment.feed.arrays["images"].shape[1:])
+    shape = (1, *experiment.preprocessing.image_shape)
     return {
         "parameters": registry.count_parameters(experiment.state.params),
         "multiply_adds": complexity.multiply_adds(

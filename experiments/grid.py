@@ -1,6 +1,6 @@
 """What a grid is: named runs, each a few changes to one base config."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 
@@ -45,6 +45,9 @@ class Grid(NamedTuple):
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
+# What the nets of a depth share.
+Recipe = Callable[[int], dict[str, Any]]
+
 # In labels: the names that the papers give the two kinds of net.
 FAMILY_LABELS = {"plain": "plain", "residual": "ResNet"}
 
@@ -55,6 +58,11 @@ def he_2015(depth: int) -> dict[str, Any]:
     0.1 is too large to start depth 110; there the first steps are made at a tenth of it.
     """
     return {"model.depth": depth, "optimizer.warmup": "until_error" if depth >= 110 else "none"}
+
+
+def of_depth(depth: int) -> dict[str, Any]:
+    """The net of a depth, and nothing else that would differ from the base config."""
+    return {"model.depth": depth}
 
 
 def he_2016(depth: int) -> dict[str, Any]:
@@ -77,6 +85,29 @@ def he_2016(depth: int) -> dict[str, Any]:
 def seeded(label: str, seeds: Sequence[int], overrides: dict[str, Any]) -> list[Row]:
     """A row for each seed."""
     return [Row(f"{label}-seed{seed}", {**overrides, "train.seed": seed}) for seed in seeds]
+
+
+def twins(
+    recipe: Recipe, *, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]
+) -> list[Row]:
+    """Every family at every depth with every seed; twins differ in `model.residual` alone.
+
+    Args:
+        recipe: all that a depth's nets share.
+        depths: of the nets.
+        families: 'plain', 'residual' or both.
+        seeds: one run each.
+    """
+    return [
+        row
+        for depth in depths
+        for family in families
+        for row in seeded(
+            f"{FAMILY_LABELS[family]}-{depth}",
+            seeds,
+            {**recipe(depth), "model.residual": family == "residual"},
+        )
+    ]
 
 
 def variants(

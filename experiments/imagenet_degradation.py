@@ -9,30 +9,15 @@ for smaller budgets: 64x64 pixels, a twelfth of the cost. With --config.data.nam
 --config.data.data_dir the images come from folders.
 """
 
-from collections.abc import Sequence
+import functools
 
 from experiments import run
-from experiments.grid import FAMILY_LABELS, Grid, Row, seeded
-
-
-def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]) -> list[Row]:
-    """Every family at every depth with every seed; twins differ in `model.residual` alone."""
-    return [
-        row
-        for depth in depths
-        for family in families
-        for row in seeded(
-            f"{FAMILY_LABELS[family]}-{depth}",
-            seeds,
-            {"model.depth": depth, "model.residual": family == "residual"},
-        )
-    ]
-
+from experiments.grid import Grid, of_depth, twins
 
 GRID = Grid(
     name="imagenet_degradation",
     base="configs/imagenet_he2015_resnet34.py",
-    rows=rows,
+    rows=functools.partial(twins, of_depth),
     depths=(18, 34),
     seeds=(0,),
 )

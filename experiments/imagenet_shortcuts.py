@@ -7,28 +7,16 @@ The paper, 10-crop top-1 error: plain-34 28.54 %, A 25.03, B 24.52, C 24.19. The
 for smaller budgets: 64x64 pixels, a twelfth of the cost.
 """
 
-from collections.abc import Sequence
+import functools
 
 from experiments import run
-from experiments.grid import Grid, Row, seeded
-from experiments.shortcuts import CASES
-
-
-def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]) -> list[Row]:
-    """The plain net and each option at every depth, under one recipe."""
-    return [
-        row
-        for depth in depths
-        for family in families
-        for label, changes in CASES[family].items()
-        for row in seeded(f"{label}-{depth}", seeds, {"model.depth": depth, **changes})
-    ]
-
+from experiments.grid import Grid, of_depth
+from experiments.shortcuts import options
 
 GRID = Grid(
     name="imagenet_shortcuts",
     base="configs/imagenet_he2015_resnet34.py",
-    rows=rows,
+    rows=functools.partial(options, of_depth),
     depths=(34,),
     seeds=(0,),
 )

@@ -7,11 +7,12 @@ paper, on ImageNet, 10-crop top-1 error: plain-34 28.54 %, ResNet-34 A 25.03, B 
 CIFAR-10 it used option A alone.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 from experiments import run
-from experiments.grid import Grid, Row, he_2015, seeded
+from experiments.grid import Grid, Recipe, Row, he_2015, seeded
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {"plain": {"model.residual": False}},
@@ -21,18 +22,22 @@ CASES: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]) -> list[Row]:
+def options(
+    recipe: Recipe, *, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]
+) -> list[Row]:
     """The plain net and each option at every depth, under one recipe for all of a depth."""
     return [
         row
         for depth in depths
         for family in families
         for label, changes in CASES[family].items()
-        for row in seeded(f"{label}-{depth}", seeds, {**he_2015(depth), **changes})
+        for row in seeded(f"{label}-{depth}", seeds, {**recipe(depth), **changes})
     ]
 
 
-GRID = Grid(name="shortcuts", base="configs/cifar_resnet20.py", rows=rows)
+GRID = Grid(
+    name="shortcuts", base="configs/cifar_resnet20.py", rows=functools.partial(options, he_2015)
+)
 
 if __name__ == "__main__":
     run.launch(GRID)

@@ -127,6 +127,22 @@ def test_divided_results_come_back_whole_and_in_order():
         np.testing.assert_array_equal(program(x)[0], 2 * x)
 
 
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+def test_batches_of_several_arrays_are_divided_alike_and_may_be_placed_ahead(mapping):
+    devices = DeviceMap(ParallelConfig(devices=4, mapping=mapping))
+    batch = {"x": np.arange(16.0, dtype=np.float32).reshape(2, 8), "y": np.ones((2, 8), np.float32)}
+    program = devices.compile(
+        lambda batch: (batch["x"][0] * batch["y"][1],), inputs=(1,), outputs=(0,)
+    )
+    expected = batch["x"][0] * batch["y"][1]
+    np.testing.assert_array_equal(program(batch)[0], expected)
+    placed = devices.divide(batch, 1)
+    np.testing.assert_array_equal(program(placed)[0], expected)
+    if mapping == "shard_map":
+        shards = {s.device: np.asarray(s.data) for s in placed["x"].addressable_shards}
+        np.testing.assert_array_equal(shards[devices.devices[1]], batch["x"][:, 2:4])
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_the_next_workable_sizes():
     with pytest.raises(InputError, match="batch_size=100 is not divisible by 8.*use 96 or 104"):
         DeviceMap(ParallelConfig(devices=8)).check_batch(100)

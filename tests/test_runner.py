@@ -424,7 +424,7 @@ def test_the_board_estimates_the_time_left_from_the_work_done(tmp_path, monkeypa
 
 
 def test_the_degradation_grids_twins_differ_in_the_shortcuts_alone():
-    grid = degradation.rows(depths=(20, 110), families=("plain", "residual"), seeds=(0, 1))
+    grid = degradation.GRID.rows(depths=(20, 110), families=("plain", "residual"), seeds=(0, 1))
     assert len({row.name for row in grid}) == 8
     by_name = {row.name: dict(row.overrides) for row in grid}
     for depth in (20, 110):

@@ -309,6 +309,15 @@ def test_crops_are_new_in_each_epoch_and_for_each_seed(shapes):
         assert all((one != other).any() for other in images[:i])
 
 
+def test_each_image_of_a_batch_has_a_crop_of_its_own(folder):
+    # All images alike: what tells their crops apart is the draw.
+    same = files(folder, "train")[0].read_bytes()
+    for path in files(folder, "train"):
+        path.write_bytes(same)
+    batch = training(streamed.load(config(folder)))[0]["images"]
+    assert len({image.tobytes() for image in batch}) == 16
+
+
 def test_labels_and_images_are_those_of_the_examples(shapes):
     dataset = streamed.load(config(shapes))
     batch = training(dataset, augmentation="none")[3]
@@ -416,6 +425,17 @@ def test_more_damaged_images_than_allowed_end_the_run_in_one_line(folder):
     message = r"3 of 32 test images are damaged.*\(it is empty\), more than config.data.max_unr"
     with pytest.raises(InputError, match=message):
         list(feed.evaluation("test", 32))
+
+
+@pytest.mark.parametrize(("share", "ends"), [(0.001, False), (0.0, True)])
+def test_one_damaged_image_ends_no_run_unless_none_is_allowed(folder, share, ends):
+    files(folder, "val")[0].write_bytes(b"")
+    feed = Streamed(streamed.load(config(folder)), config(folder, max_unreadable=share))
+    if ends:
+        with pytest.raises(InputError, match="1 of 32 test images are damaged"):
+            list(feed.evaluation("test", 32))
+    else:
+        assert sum(batch.mask.sum() for batch in feed.evaluation("test", 32)) == 31
 
 
 def test_damaged_training_images_are_told_once_with_their_names(folder, caplog):

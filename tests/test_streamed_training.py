@@ -21,6 +21,7 @@ from resnet_jax import run_folder
 from resnet_jax.config import ParallelConfig, load_json, to_json, validate
 from resnet_jax.data import augment, streamed
 from resnet_jax.data.decode import StoredImage
+from resnet_jax.data.order import TrainingOrder
 from resnet_jax.errors import InputError
 from resnet_jax.train import evaluation, loop, prediction
 from resnet_jax.train.checkpoint import Checkpoints
@@ -144,7 +145,7 @@ def test_on_four_devices_too(shapes, tmp_path):
     assert_same_run(tmp_path / "parts", tmp_path / "whole", like)
 
 
-def test_devices_by_shard_map_or_pmap_and_steps_in_one_call_compute_the_same(shapes):
+def test_four_devices_and_two_steps_in_one_call_compute_what_one_device_does(shapes):
     def after_four_steps(per_call, **parallel):
         run = config(shapes, steps=4)
         run = dataclasses.replace(
@@ -157,29 +158,25 @@ def test_devices_by_shard_map_or_pmap_and_steps_in_one_call_compute_the_same(sha
         state = experiment.placed(experiment.state)
         for batch in experiment.batches(0):
             (state,) = experiment.train_program(state, experiment.arrays, batch)
-        values, _ = Evaluator(experiment).measure(state, "test")
-        return jax.device_get(experiment.devices.single_copy(state.params)), values["loss"]
+        return jax.device_get(experiment.devices.single_copy(state.params))
 
     with jax.enable_x64(True):
-        want, want_loss = after_four_steps(1, devices=1)
-        for per_call, parallel in (
-            (2, {"devices": 4}),
-            (1, {"devices": 4, "mapping": "pmap"}),
-        ):
-            got, loss = after_four_steps(per_call, **parallel)
-            assert loss == pytest.approx(want_loss, rel=1e-5)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
+        want = after_four_steps(1, devices=1)
+        got = after_four_steps(2, devices=4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), got, want)
 
 
 def test_damaged_images_are_counted_named_and_left_out_of_the_report(shapes, tmp_path):
     folder = shutil.copytree(shapes, tmp_path / "shapes")
     dataset = streamed.load(config(folder).data)
-    trained, tested = dataset.train.read(30).id, dataset.test.read(7).id
+    # One that the first four steps see, and the fifth does not.
+    order = TrainingOrder(72, 20, seed=0)
+    first = next(e for e in order.batch(3).tolist() if e not in order.batch(4))
+    trained, tested = dataset.train.read(first).id, dataset.test.read(7).id
     (folder / trained).write_bytes(b"")
     (folder / tested).write_bytes(b"no image")
-    run, workdir = config(folder, steps=8, eval_interval=8), tmp_path / "run"
-    # 4 batches of 20 are more than an epoch of 72: the image has been met.
-    assert loop.train(run, workdir, should_stop=stop_after(6))["state"] == "stopped"
+    run, workdir = config(folder, steps=5, eval_interval=5), tmp_path / "run"
+    assert loop.train(run, workdir, should_stop=stop_after(6))["step"] == 4
     found = run_folder.read_json(workdir / run_folder.UNREADABLE)
     assert found == {"train": {trained: "it is empty"}}
     status = loop.train(run, workdir)
@@ -208,6 +205,7 @@ def test_too_many_damaged_images_fail_the_run_in_one_line(shapes, tmp_path):
         loop.train(run, tmp_path / "run")
     status = run_folder.read_json(tmp_path / "run" / run_folder.STATUS)
     assert status["state"] == "failed" and "max_unreadable=0.02" in status["reason"]
+    assert len(run_folder.read_json(tmp_path / "run" / run_folder.UNREADABLE)["train"]) == 2
 
 
 def test_a_run_does_not_go_on_with_other_images(shapes, tmp_path):

@@ -164,8 +164,8 @@ class DataConfig:
     # Processes that read, decode and crop streamed images; 0: a thread of the run's own process;
     # -1: one less than there are usable cores.
     workers: int = _field(-1, minimum=-1, maximum=512, operational=True)
-    # Share of a split's images that may be damaged; one more ends the run. Damaged ones are
-    # replaced in training and left out in evaluation, and listed in the run's folder.
+    # Share of a split's images that may be damaged, and one in any case but for 0; more end the
+    # run. They are replaced in training, left out in evaluation, and listed in the run's folder.
     max_unreadable: float = _field(0.01, minimum=0, maximum=1, operational=True)
     synthetic: SyntheticConfig = dataclasses.field(default_factory=SyntheticConfig)
 

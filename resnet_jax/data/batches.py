@@ -127,13 +127,12 @@ class EvaluationBatches:
         if not 0 <= batch < len(self):
             raise IndexError(batch)
         places = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-        found: np.ndarray | None = None
         labels = np.zeros(self.batch_size, np.int32)
         mask = np.zeros(self.batch_size, bool)
         ids: list[str] = []
         damaged: dict[str, str] = {}
-        size, crop_count = self.view.size, 5 if self.view.corners else 1
-        found = np.zeros((crop_count, self.batch_size, size, size, 3), np.uint8)
+        size = self.view.size
+        found = np.zeros((self.view.crops, self.batch_size, size, size, 3), np.uint8)
         for row, place in enumerate(places):
             if place >= len(self.split):
                 ids.append("")

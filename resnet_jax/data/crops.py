@@ -107,6 +107,11 @@ class View:
     corners: bool = False
     mirrored: bool = False
 
+    @property
+    def crops(self) -> int:
+        """How many crops of each image, mirror images apart."""
+        return 5 if self.corners else 1
+
     def boxes(self, width: int, height: int) -> list[Box]:
         """The crops of an image of this size."""
         if self.corners:

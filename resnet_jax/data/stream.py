@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 from collections.abc import Generator
 from typing import Any
@@ -25,6 +26,8 @@ LOG = logging.getLogger(__name__)
 
 # Threads that decode for an evaluation, while the processes that do so in training rest.
 MOST_THREADS = 16
+# What they have in hands, in all; as much again waits to be taken.
+MOST_BYTES = 2**30
 # Batches whose making the rate is the mean of.
 RECENT = 16
 
@@ -61,7 +64,8 @@ class Streamed:
         self._augmentation, self._image_size = config.augmentation, config.image_size
         self._max_unreadable = config.max_unreadable
         self._workers = resolve_workers(config)
-        self._made: collections.deque[float] = collections.deque(maxlen=RECENT)
+        # Images and seconds of the batches made last.
+        self._made: collections.deque[tuple[int, float]] = collections.deque(maxlen=RECENT)
         statistics = Normalization.constant(config.normalization, channels=3)
         self.arrays = {"mean": statistics.mean, "std": statistics.std}
         self.sizes = {name: len(split) for name, split in self._splits.items()}
@@ -70,7 +74,10 @@ class Streamed:
     @property
     def made_per_second(self) -> float:
         """As `feed.Feed`: of all processes together, had nothing kept them from working."""
-        return float(np.mean(self._made)) if self._made else float("nan")
+        if not self._made:
+            return math.nan
+        images, seconds = np.sum(self._made, axis=0)
+        return float(max(self._workers, 1) * images / seconds)
 
     def training(
         self, order: TrainingOrder, first: int, steps: int, per_call: int
@@ -96,7 +103,7 @@ class Streamed:
 
     def _looked_at(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
         """What the program takes of a batch, after its damaged images are told."""
-        self._made.append(max(self._workers, 1) * len(batch["examples"]) / batch["seconds"])
+        self._made.append((len(batch["examples"]), batch["seconds"]))
         for example in batch["examples"][batch["examples"] != batch["used"]].tolist():
             self._tell("train", *_damage(self._splits["train"], example))
         # Copies, so that shared memory is free again at once, and none is left when the run ends.
@@ -115,7 +122,9 @@ class Streamed:
         if not self.sizes[split]:
             return
         batches = EvaluationBatches(self._splits[split], view, batch_size)
-        threads = min(max(self._workers, 1), MOST_THREADS)
+        batch_bytes = batch_size * view.crops * view.size**2 * 3
+        most = min(MOST_THREADS, max(MOST_BYTES // batch_bytes, 1))
+        threads = min(max(self._workers, 1), most)
         with contextlib.closing(Loader(batches, workers=0, threads=threads)) as loader:
             for batch in loader:
                 for name, why in batch["damaged"].items():
@@ -146,12 +155,13 @@ class Streamed:
             return
         found[name] = why
         LOG.warning("image %s is damaged (%s) and %s", name, why, DONE_WITH[split == "train"])
-        size = self.sizes[split]
-        if len(found) > self._max_unreadable * size:
+        size, share = self.sizes[split], self._max_unreadable
+        # One is no reason to end a run on few images, unless none is allowed.
+        if len(found) > max(share * size, share > 0):
             raise InputError(
                 f"{len(found)} of {size} {split} images are damaged, the last {name} ({why}), more "
-                f"than config.data.max_unreadable={self._max_unreadable:g} allows; mend the "
-                "data set, or allow a larger share"
+                f"than config.data.max_unreadable={share:g} allows; mend the data set, or allow a "
+                "larger share"
             )
 
 

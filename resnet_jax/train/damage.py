@@ -28,7 +28,8 @@ class DamageList:
         return {split: len(found) for split, found in self._feed.unreadable.items() if found}
 
     def report(self) -> dict[str, dict[str, int]]:
-        """What `status.json` says of it: nothing, if there are none."""
+        """What `status.json` says of it: nothing, if there are none. Keeps the list first."""
+        self.keep()
         counts = self.counts()
         return {"unreadable": counts} if counts else {}
 

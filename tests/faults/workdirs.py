@@ -18,6 +18,8 @@ from tests.faults.outcome import Outcome, Tally
 # Written down by hand, so that a new field counts as part of the run until it is added.
 OPERATIONAL = {
     "data.data_dir",
+    "data.workers",
+    "data.max_unreadable",
     "train.eval_interval",
     "train.eval_batch_size",
     "train.checkpoint_interval",
