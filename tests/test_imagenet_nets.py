@@ -240,6 +240,7 @@ def test_the_two_hidden_layers_of_a_vgg_net_drop_units_of_their_own():
     logits = np.asarray(net(jnp.ones((32, 32, 32, 3)), train=True, keys=keys))
     # A quarter of 256 units is left, each doubled twice; were the masks the same, half of them.
     assert abs(logits.mean() - 256) < 15
+    np.testing.assert_array_equal(logits % 4, 0)
     np.testing.assert_array_equal(net(jnp.ones((1, 32, 32, 3)), train=False), 256)
 
 
