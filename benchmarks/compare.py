@@ -13,8 +13,10 @@ divergence that a run has. Warm-up and compilation come before.
 
 Contenders: ours with the CPU extension, `xla` without it, PyTorch eager (channels_last; in bfloat16
 under autocast) and, if asked for, `compile`, PyTorch through torch.compile. Gives medians of
-images/s and of each round's ratio to eager PyTorch; writes compare_DEVICE_PRECISION.json and .md to
---out.
+images/s, of each round's ratio to eager PyTorch, and the share that a net's multiply-adds, forward
+and twice backward, have of what the device was measured to do at most (`benchmarks.ceilings`); of
+ours on GPUs also that of the bytes that the compiled program says it moves. Writes
+compare_DEVICE_PRECISION.json and .md to --out.
 """
 
 import importlib
@@ -55,7 +57,12 @@ NAMES = {
     "eager": "PyTorch eager",
     "compile": "PyTorch, torch.compile",
 }
-FIGURES = ("images_per_second", "lowest", "highest", "ratio_to_eager")
+FIGURES = (
+    *("images_per_second", "lowest", "highest", "ratio_to_eager"),
+    *("share_of_operations", "share_of_bytes"),
+)
+# A multiplication and an addition, in the forward pass and twice in the backward pass.
+OPERATIONS = 2 * 3
 RECIPE: dict[str, Any] = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -67,8 +74,12 @@ def batch(size: int) -> tuple[np.ndarray, np.ndarray]:
     return images, random.randint(0, 10, size)
 
 
-def our_step(depth: int, precision: str, size: int) -> Callable[[int], None]:
-    """A function that makes so many of this project's steps."""
+def our_step(depth: int, precision: str, size: int) -> tuple[Callable[[int], None], Any]:
+    """A function that makes so many of this project's steps, and the bytes that each moves.
+
+    These are the compiled program's own count, which the CPU extension's calls are not part of:
+    None on CPU.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -96,7 +107,11 @@ def our_step(depth: int, precision: str, size: int) -> Callable[[int], None]:
             (state,) = program(state, images, labels)
         jax.block_until_ready(state)
 
-    return steps
+    moved = None
+    if _DEVICE.value != "cpu":
+        costs = program.lower(state, images, labels).compile().cost_analysis()  # type: ignore[attr-defined]
+        moved = costs.get("bytes accessed")
+    return steps, moved
 
 
 def torch_step(depth: int, precision: str, size: int, compiled: bool) -> Callable[[int], None]:
@@ -138,13 +153,14 @@ def work(name: str, depth: int) -> None:
 
         about = library.describe()
     print(json.dumps(about), flush=True)
+    moved = None
     if name in ("eager", "compile"):
         steps = torch_step(depth, precision, size, compiled=name == "compile")
     else:
-        steps = our_step(depth, precision, size)
+        steps, moved = our_step(depth, precision, size)
     clock = CLOCKS[_CLOCK.value]
     steps(2)
-    print("warm", flush=True)
+    print(json.dumps(moved), flush=True)  # it is warm
     for _ in sys.stdin:
         start = clock()
         steps(_STEPS.value)
@@ -181,7 +197,7 @@ class Contender:
                 f"error: the CPU extension is not used: {self.about['reason']}; "
                 "make native, or compare --contender=xla"
             )
-        self._answer()
+        self.bytes_per_step = json.loads(self._answer())
 
     def _answer(self) -> str:
         assert self._process.stdout is not None
@@ -204,8 +220,8 @@ class Contender:
         self._process.wait()
 
 
-def measure(depth: int) -> dict[str, Any]:
-    """All contenders on one net."""
+def measure(depth: int, ceilings: dict[str, Any]) -> dict[str, Any]:
+    """All contenders on one net; `ceilings` as `benchmarks.ceilings` prints them."""
     contenders = [Contender(name, depth) for name in ["eager", *_CONTENDERS.value]]
     for _ in range(_ROUNDS.value):
         for contender in contenders:
@@ -213,6 +229,14 @@ def measure(depth: int) -> dict[str, Any]:
     for contender in contenders:
         contender.end()
     eager = contenders[0].rates
+    operations = OPERATIONS * ceilings["multiply_adds"][str(depth)]
+
+    def of_bytes(contender: Contender) -> float | None:
+        if contender.bytes_per_step is None:
+            return None
+        steps_per_second = statistics.median(contender.rates) / _BATCH.value
+        return float(contender.bytes_per_step * steps_per_second / ceilings["bytes_per_second"])
+
     return {
         "depth": depth,
         "onednn": next((c.about["onednn"] for c in contenders if "onednn" in c.about), None),
@@ -224,6 +248,10 @@ def measure(depth: int) -> dict[str, Any]:
                 "ratio_to_eager": statistics.median(
                     a / b for a, b in zip(c.rates, eager, strict=True)
                 ),
+                "share_of_operations": statistics.median(c.rates)
+                * operations
+                / ceilings["operations_per_second"],
+                "share_of_bytes": of_bytes(c),
             }
             for c in contenders
         },
@@ -236,7 +264,15 @@ def main(argv: list[str]) -> None:
     depths = [int(depth) for depth in _DEPTHS.value]
     if _WORKER.value:
         return work(_WORKER.value, depths[0])
-    nets = [measure(depth) for depth in depths]
+    platforms = {"JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda,cpu"}[_DEVICE.value]}
+    asked = worker.output(
+        "benchmarks.ceilings",
+        f"--precision={_PRECISION.value}",
+        f"--depths={','.join(_DEPTHS.value)}",
+        variables=platforms,
+    )
+    ceilings = json.loads(asked.splitlines()[-1])
+    nets = [measure(depth, ceilings) for depth in depths]
     report = {
         **record.about("flax", "torch"),
         "device": _DEVICE.value,
@@ -245,6 +281,7 @@ def main(argv: list[str]) -> None:
         "rounds": _ROUNDS.value,
         "steps": _STEPS.value,
         "clock": _CLOCK.value,
+        "ceilings": ceilings,
         "nets": nets,
     }
     if nets[0]["onednn"]:
@@ -254,7 +291,8 @@ def main(argv: list[str]) -> None:
         f"{_CLOCK.value} clock, medians of {_ROUNDS.value} rounds of {_STEPS.value} steps.",
         report,
         {"net": "s", "contender": "s", "images/s": ".0f", "lowest": ".0f", "highest": ".0f"}
-        | {"over PyTorch eager": ".2f"},
+        | {"over PyTorch eager": ".2f", "of the device's operations/s": ".0%"}
+        | {"of its bytes/s": ".0%"},
         [
             (f"ResNet-{net['depth']}", NAMES[name], *(row[key] for key in FIGURES))
             for net in nets

@@ -3,9 +3,9 @@
     python -m benchmarks.loop_overhead [--config=configs/cifar_resnet20.py] [--rounds=5]
 
 Runs the two in turn, so that a machine whose speed drifts slows both alike: some bare steps, which
-read nothing back and write nothing, then a whole run of as many, with its batches, records, event
-files and a checkpoint half-way. Evaluations are left out of the loop's time, as in the speed that
-a run shows. Medians, and of the ratio.
+read nothing back and write nothing, then a whole run of as many, with its batches, and records,
+event files and checkpoints as often as the config has them. Evaluations are left out of the loop's
+time, as in the speed that a run shows. Medians, and of the ratio.
 """
 
 import pathlib
@@ -66,7 +66,6 @@ def main(argv: list[str]) -> None:
     del argv
     config = _CONFIG.value
     config.train.steps = config.train.eval_interval = _STEPS.value
-    config.train.checkpoint_interval = max(_STEPS.value // 2, 1)
     config.log.progress = False
     valid = run_config.validate(config)
     worker.prepare(valid)

@@ -2,6 +2,8 @@
 
     variable                    value                                    when
     JAX_COMPILATION_CACHE_DIR   ~/.cache/resnet_jax/compiled-HOST        always
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS
+                                0, for small programs too                always
     GLIBC_TUNABLES              keep freed memory, in huge pages         Linux, on CPU
     XLA_FLAGS                   --xla_disable_hlo_passes=fusion          on CPU, from depth 44,
                                                                          without the CPU extension
@@ -52,6 +54,9 @@ KEEP_MEMORY = ":".join(
 )
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+# JAX would keep only what took a second. Drawing weights and the check before training are dozens
+# of small programs, which together take longer to compile than a net's step.
+SMALLEST = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 # What a run's numbers and speed may depend on.
 NUMERICS = ("GLIBC_TUNABLES", "XLA_FLAGS")
 
@@ -61,7 +66,7 @@ def of_run(config: RunConfig, *, on_cpu: bool) -> dict[str, str]:
     # Runs that differ in the seed alone share one program. Compiled code fits one kind of machine.
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     cache = home / "resnet_jax" / f"compiled-{socket.gethostname()}"
-    wanted = {CACHE: str(cache)}
+    wanted = {CACHE: str(cache), SMALLEST: "0"}
     if on_cpu:
         wanted["GLIBC_TUNABLES"] = KEEP_MEMORY
     if on_cpu and config.model.depth >= FUSION_HURTS_FROM and not _by_extension(config):
@@ -85,7 +90,7 @@ def prepare(config: RunConfig) -> None:
     # The C library has read its own already; see `keep_memory`.
     wanted.pop("GLIBC_TUNABLES", None)
     os.environ |= wanted
-    for name in (CACHE, *NUMERICS):
+    for name in (CACHE, SMALLEST, *NUMERICS):
         if name in os.environ:
             LOG.info("%s=%s", name, os.environ[name])
 

@@ -7,7 +7,7 @@ import pytest
 from resnet_jax import environment, native
 from resnet_jax.config import validate
 
-SETTINGS = (environment.CACHE, *environment.NUMERICS)
+SETTINGS = (environment.CACHE, environment.SMALLEST, *environment.NUMERICS)
 
 
 @pytest.fixture(autouse=True)
@@ -105,10 +105,11 @@ def test_settings_are_made_before_jax_starts():
     code = (
         "import os; from resnet_jax import environment, config; "
         "environment.prepare(config.validate({'model': {'depth': 110}})); "
-        "print(os.environ['XLA_FLAGS']); import jax; print(jax.config.jax_compilation_cache_dir)"
+        "print(os.environ['XLA_FLAGS']); import jax; print(jax.config.jax_compilation_cache_dir, "
+        "jax.config.jax_persistent_cache_min_compile_time_secs)"
     )
-    flags, cache = in_a_process(code, JAX_PLATFORMS="cpu").split()
-    assert flags == environment.NO_FUSION and "resnet_jax" in cache
+    flags, cache, smallest = in_a_process(code, JAX_PLATFORMS="cpu").split()
+    assert flags == environment.NO_FUSION and "resnet_jax" in cache and float(smallest) == 0
 
 
 @pytest.mark.parametrize(
