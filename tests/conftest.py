@@ -1,9 +1,11 @@
 """Eight virtual CPU devices, strict dtype promotion, and every warning an error."""
 
+import atexit
 import fcntl
 import logging
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,8 +25,9 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_disable_most_optimizations", True)
 # Many build the same program anew. Each process has a cache of its own, for two could read one
 # another's half-written files.
-COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
-jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+COMPILED = tempfile.mkdtemp(prefix="compiled-")
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # Weights and images published elsewhere lie beside the checkout where they are at hand.
@@ -46,8 +49,9 @@ def optimized():
 
 # Many build the same program anew. Each process has a cache of its own, for two could read one
 # another's half-written files.
-COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
-jax.config.update("jax_compilation_cache_dir", COMPILED.name)
+COMPILED = tempfile.mkdtemp(prefix="compiled-")
+atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 

@@ -342,7 +342,12 @@ def test_a_weights_file_of_another_net_is_refused(command, tmp_path):
     path = tmp_path / "net.safetensors"
     write_weights(path)
     refuse_weights(
-        command, tmp_path, path, "another net", "layer3.2.conv2.weight", "config.model.depth"
+        command,
+        tmp_path,
+        path,
+        "another net",
+        "layer3.2.conv2.weight",
+        "config.model.family, depth",
     )
 
 

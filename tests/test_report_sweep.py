@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from resnet_jax.config import RunConfig
+from resnet_jax.config import RunConfig, validate
 from resnet_jax.errors import InputError
 from resnet_jax.report import groups, sweep
 from tests.test_report_runs import COMMIT, DIGITS, make_run, make_sweep, put
@@ -146,6 +146,23 @@ def test_operational_fields_and_no_others_are_taken_to_have_no_effect():
 
     ignored = {name for name in json_fields() if name.startswith(groups.NO_EFFECT)}
     assert ignored == set(operational(RunConfig()))
+
+
+def test_crops_and_what_a_plateau_follows_tell_runs_apart():
+    def fields(**changes):
+        return groups.effective(dataclasses.asdict(validate(changes)))
+
+    streamed = {"name": "image_folder", "normalization": "imagenet", "crop_padding": 4}
+    ten, center = (
+        fields(data=streamed, evaluation={"crops": crops}) for crops in ("ten", "center")
+    )
+    assert set(ten.items()) - set(center.items()) == {("evaluation.crops", "ten")}
+    often, seldom = (
+        fields(optimizer={"schedule": "plateau"}, train={"eval_interval": steps})
+        for steps in (100, 200)
+    )
+    assert set(often.items()) - set(seldom.items()) == {("train.eval_interval", 100)}
+    assert fields(train={"eval_interval": 100}) == fields(train={"eval_interval": 200})
 
 
 def json_fields():

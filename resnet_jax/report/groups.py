@@ -18,7 +18,8 @@ NAME = re.compile(r"(?P<label>.+)-seed(?P<seed>\d{1,10})", re.DOTALL)
 # Fields that cannot change what a run computes (`operational` in config/schema.py), or that only
 # name its verdict; a final dot stands for all of a part.
 NO_EFFECT = (
-    *("data.data_dir", "train.eval_interval", "train.eval_batch_size"),
+    *("data.data_dir", "data.workers", "data.max_unreadable"),
+    *("train.eval_interval", "train.eval_batch_size"),
     *("train.checkpoint_interval", "train.keep_checkpoints", "train.steps_per_call"),
     *("train.block_loop", "train.recompute_blocks", "train.deterministic"),
     "train.check",
@@ -193,9 +194,18 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def effective(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The flat configuration without the seed and without what cannot change results."""
+    """The flat configuration without the seed and without what cannot change results.
+
+    What is measured of a trained net, and what its rate follows, count all the same.
+    """
     skip = (*NO_EFFECT, "train.seed")
-    return {k: v for k, v in records.flatten(config).items() if not k.startswith(skip)}
+    flat = records.flatten(config)
+    kept = {k: v for k, v in flat.items() if not k.startswith(skip)}
+    if flat.get("evaluation.crops", "center") != "center":
+        kept["evaluation.crops"] = flat["evaluation.crops"]
+    if flat.get("optimizer.schedule") == "plateau":
+        kept["train.eval_interval"] = flat["train.eval_interval"]
+    return kept
 
 
 def _at(steps: np.ndarray, curve: Curve) -> np.ndarray:
