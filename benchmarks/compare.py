@@ -64,6 +64,7 @@ FIGURES = (
 # A multiplication and an addition, in the forward pass and twice in the backward pass.
 OPERATIONS = 2 * 3
 RECIPE: dict[str, Any] = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
+PLATFORMS = {"cpu": "cpu", "gpu": "cuda,cpu"}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -173,7 +174,7 @@ class Contender:
     def __init__(self, name: str, depth: int):
         variables = {
             **os.environ,
-            "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda,cpu"}[_DEVICE.value],
+            "JAX_PLATFORMS": PLATFORMS[_DEVICE.value],
         }
         if name == "xla":
             variables[native.SWITCH] = "0"
@@ -264,12 +265,11 @@ def main(argv: list[str]) -> None:
     depths = [int(depth) for depth in _DEPTHS.value]
     if _WORKER.value:
         return work(_WORKER.value, depths[0])
-    platforms = {"JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda,cpu"}[_DEVICE.value]}
     asked = worker.output(
         "benchmarks.ceilings",
         f"--precision={_PRECISION.value}",
         f"--depths={','.join(_DEPTHS.value)}",
-        variables=platforms,
+        variables={"JAX_PLATFORMS": PLATFORMS[_DEVICE.value]},
     )
     ceilings = json.loads(asked.splitlines()[-1])
     nets = [measure(depth, ceilings) for depth in depths]

@@ -204,16 +204,10 @@ _OF_STREAMED = ("image_size", "augmentation", "color_deviation", "workers", "max
 
 def _check_feed(run: RunConfig) -> None:
     """Refuses fields of images in memory for streamed ones, and the other way round."""
-    data, default = run.data, DataConfig()
-    streamed = data.is_streamed
+    data, streamed = run.data, run.data.is_streamed
+    kind = "streams its images" if streamed else "holds its images in memory"
     for name in _OF_RESIDENT if streamed else _OF_STREAMED:
-        value, usual = getattr(data, name), getattr(default, name)
-        if value != usual:
-            kind = "streams its images" if streamed else "holds its images in memory"
-            raise InputError(
-                f"config.data.{name}={value!r} has no effect with config.data.name={data.name!r}, "
-                f"which {kind}; leave it at {usual!r}"
-            )
+        require_default(data, "data", name, f"config.data.name={data.name!r}, which {kind}")
     if not streamed:
         if run.evaluation.crops != "center":
             raise InputError(
