@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
-from jax.experimental.compilation_cache import compilation_cache
 
 from resnet_jax import run_folder
 from resnet_jax.config import ParallelConfig, load_json, to_json, validate
@@ -80,24 +79,6 @@ def assert_same_run(parts, whole, like):
 def stop_after(questions):
     answers = iter([False] * (questions - 1))
     return lambda: next(answers, True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs_are_kept(tmp_path_factory):
-    """Attempts at one run compile its programs once, as they do outside of tests."""
-    folder = tmp_path_factory.mktemp("compiled")
-    values = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: getattr(jax.config, name) for name in values}
-    for name, value in values.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
