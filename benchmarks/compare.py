@@ -92,7 +92,7 @@ def our_step(depth: int, precision: str, size: int) -> tuple[Callable[[int], Non
     config = ModelConfig(depth=depth, dtype=precision)
     net = registry.functional(registry.build(config, channels=3, num_classes=10, axis_name=AXIS))
     tx = optimizer.build(OptimizerConfig(schedule="constant", **RECIPE), steps=1)
-    state = TrainState.create(net.params, net.stats, tx)
+    state = TrainState.create(net.params, net.stats, tx.init(net.params))
     images, labels = map(jnp.asarray, batch(size))
 
     def one_step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState]:

@@ -37,7 +37,7 @@ def show(runs: Sequence[PlannedRun], places: Sequence[slots.Slot]) -> None:
         table.add_column(heading, justify="left" if heading in ("run", "state") else "right")
     total = 0.0
     for run in runs:
-        net = repr((run.config.model, run.config.train.batch_size))
+        net = repr((run.config.model, run.config.data.resize, run.config.train.batch_size))
         if net not in measured:
             with console.status(f"timing {STEPS} steps of {run.name}"):
                 measured[net] = _measure_apart(run, places[0])
@@ -93,11 +93,11 @@ def measure(path: pathlib.Path) -> dict[str, Any]:
             jax.block_until_ready(state)
             start = start or time.perf_counter()  # after the first call, which compiles
     elapsed = time.perf_counter() - start
-    shape = (1, *experiment.preprocessing.image_shape)
+    shape = (1, *experiment.seen_shape)
     return {
         "parameters": registry.count_parameters(experiment.state.params),
         "multiply_adds": complexity.multiply_adds(
-            experiment.apply, experiment.state.params, experiment.state.stats, shape
+            experiment.net.apply, experiment.state.params, experiment.state.stats, shape
         ),
         "seconds_per_step": elapsed / STEPS / experiment.steps_per_call,
     }

@@ -55,7 +55,9 @@ class PlannedRun:
     @property
     def work(self) -> int:
         """A rough measure of its cost, comparable within a sweep."""
-        return self.config.train.steps * self.config.train.batch_size * self.config.model.depth
+        pixels = max(self.config.data.resize, 1) ** 2
+        images = self.config.train.steps * self.config.train.batch_size
+        return images * pixels * self.config.model.depth
 
 
 def plan(

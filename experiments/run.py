@@ -16,13 +16,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
 from experiments import estimate, slots
-from experiments.grid import Grid
+from experiments.grid import Grid, Row
 from experiments.live import Board
 from experiments.plan import PlannedRun, enqueue, plan
 from resnet_jax import command, run_folder
@@ -185,64 +185,148 @@ def _reason(job: slots.Job, code: int, words: str, hang_after: float) -> str:
     return f"its process was ended by signal {-code}" if code < 0 else words
 
 
+class SweepCommand:
+    """The flags that all sweeps have, and what is done with them.
+
+    Args:
+        name: of the sweep's folder.
+        base: path of the config file that all runs share.
+        seeds: one run each, if --seeds does not say otherwise.
+    """
+
+    def __init__(self, name: str, base: str, seeds: Sequence[int]):
+        self.name = name
+        self._config = config_flags.DEFINE_config_file("config", base, "What all runs share.")
+        self._workdir = flags.DEFINE_string("workdir", f"runs/{name}", "The sweep's folder.")
+        self._seeds = flags.DEFINE_list("seeds", [str(s) for s in seeds], "One run each.")
+        self._jobs = flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0)
+        self._retries = flags.DEFINE_integer(
+            "retries", 1, "How often a failed run is tried again.", 0
+        )
+        self._hang_after = flags.DEFINE_float(
+            "hang_after",
+            HANG_AFTER,
+            "Seconds without a step, after which a run hangs.",
+            1.0,
+        )
+        self._force = flags.DEFINE_bool("force", False, "Replace runs whose config has changed.")
+        self._dry_run = flags.DEFINE_bool("dry_run", False, "Only print the grid, with its cost.")
+        flags.DEFINE_alias("dry-run", "dry_run")
+
+    @property
+    def workdir(self) -> pathlib.Path:
+        """The sweep's folder, once flags are parsed."""
+        return pathlib.Path(self._workdir.value)
+
+    @property
+    def seeds(self) -> list[int]:
+        """One run each, once flags are parsed.
+
+        Raises:
+            InputError: if they are no whole numbers.
+        """
+        return numbers("seeds", self._seeds.value)
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether only the grid is asked for."""
+        return bool(self._dry_run.value)
+
+    def launch(
+        self,
+        rows: Callable[[Sequence[int]], Sequence[Row]],
+        *,
+        afterwards: Callable[[Sequence[PlannedRun]], None] = lambda runs: None,
+    ) -> None:
+        """Parses the command line and works off the grid.
+
+        Args:
+            rows: makes the grid's rows, of these seeds.
+            afterwards: is called with all runs when they are done, before the report is written.
+        """
+
+        def main(argv: list[str]) -> None:
+            del argv
+            sys.exit(self.work(rows(self.seeds), self.workdir, afterwards=afterwards))
+
+        command.run(main)
+
+    def work(
+        self,
+        rows: Sequence[Row],
+        folder: pathlib.Path,
+        *,
+        afterwards: Callable[[Sequence[PlannedRun]], None] = lambda runs: None,
+    ) -> int:
+        """Works off rows as the flags say; returns the exit code.
+
+        Args:
+            rows: of the grid.
+            folder: of the sweep.
+            afterwards: as in `launch`.
+        """
+        base = command.read_config(self._config)
+        runs = plan(base, rows, folder, force=self._force.value and not self.dry_run)
+        places = slots.available(self._jobs.value)
+        if self.dry_run:
+            estimate.show(runs, places)
+            return 0
+        sweep = Sweep(
+            runs,
+            places,
+            retries=self._retries.value,
+            title=self.name,
+            hang_after=self._hang_after.value,
+        )
+        return finish(sweep, folder, afterwards=afterwards)
+
+
 def launch(grid: Grid) -> None:
-    """The command line of a grid's module."""
-    config = config_flags.DEFINE_config_file("config", grid.base, "What all runs share.")
-    workdir = flags.DEFINE_string("workdir", f"runs/{grid.name}", "The sweep's folder.")
+    """The command line of a module with a grid of depths and families."""
+    sweep = SweepCommand(grid.name, grid.base, grid.seeds)
     depths = flags.DEFINE_list("depths", [str(d) for d in grid.depths], "Depths of the nets.")
     families = flags.DEFINE_list("families", list(grid.families), "plain, residual.")
-    seeds = flags.DEFINE_list("seeds", [str(s) for s in grid.seeds], "One run each.")
-    jobs = flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0)
-    retries = flags.DEFINE_integer("retries", 1, "How often a failed run is tried again.", 0)
-    hang_after = flags.DEFINE_float(
-        "hang_after", HANG_AFTER, "Seconds without a step after which a run counts as hung.", 1.0
-    )
-    force = flags.DEFINE_bool("force", False, "Replace runs whose config has changed.")
-    dry_run = flags.DEFINE_bool("dry_run", False, "Only print the grid, with its cost.")
-    flags.DEFINE_alias("dry-run", "dry_run")
 
-    def main(argv: list[str]) -> None:
-        del argv
+    def rows(seeds: Sequence[int]) -> list[Row]:
         unknown = set(families.value) - {"plain", "residual"}
         if unknown:
             raise InputError(f"--families must be plain, residual or both, got {unknown.pop()!r}")
-        rows = grid.rows(
-            depths=_numbers("depths", depths.value),
-            families=families.value,
-            seeds=_numbers("seeds", seeds.value),
+        return grid.rows(
+            depths=numbers("depths", depths.value), families=families.value, seeds=seeds
         )
-        folder = pathlib.Path(workdir.value)
-        runs = plan(
-            command.read_config(config), rows, folder, force=force.value and not dry_run.value
-        )
-        places = slots.available(jobs.value)
-        if dry_run.value:
-            estimate.show(runs, places)
-            return
-        work = Sweep(
-            runs,
-            places,
-            retries=retries.value,
-            title=grid.name,
-            hang_after=hang_after.value,
-        )
-        sys.exit(finish(work, folder))
 
-    command.run(main)
+    sweep.launch(rows)
 
 
-def finish(work: Sweep, workdir: pathlib.Path) -> int:
-    """Works off a sweep, then writes the report; returns the exit code."""
+def finish(
+    work: Sweep,
+    workdir: pathlib.Path,
+    *,
+    afterwards: Callable[[Sequence[PlannedRun]], None] = lambda runs: None,
+) -> int:
+    """Works off a sweep, then writes the report; returns the exit code.
+
+    Args:
+        work: the sweep.
+        workdir: its folder.
+        afterwards: as in `SweepCommand.launch`.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, work.stop)
     code = work.work()
     if code != command.INTERRUPTED:
+        afterwards(work.runs)
         # In a process of its own: Matplotlib and Plotly are of no use to the runner.
         subprocess.run([sys.executable, "-m", "resnet_jax.report", str(workdir)], check=True)
     return code
 
 
-def _numbers(name: str, texts: Sequence[str]) -> list[int]:
+def numbers(name: str, texts: Sequence[str]) -> list[int]:
+    """The whole numbers that a flag lists.
+
+    Raises:
+        InputError: if one is none.
+    """
     try:
         return [int(text) for text in texts]
     except ValueError as error:

@@ -364,7 +364,7 @@ def linear_step(parallel, x, y, weights, params):
 
     devices = DeviceMap(ParallelConfig(**parallel))
     program = devices.compile(one_step, inputs=(None, 0, 0, None), outputs=(None,))
-    state = devices.replicate(jax.device_get(TrainState.create(params, {}, tx)))
+    state = devices.replicate(jax.device_get(TrainState.create(params, {}, tx.init(params))))
     weights = None if weights is None else devices.replicate(weights)
     (state,) = program(state, x, y, weights)
     state = devices.single_copy(state)

@@ -28,6 +28,8 @@ ALLOWED = {
     "metrics": {"config", "run_folder", "errors"},
     "train": {"data", "models", "metrics", "native", "parallel", "environment"} | BASE,
     "analysis": {"models", "config", "native", "errors"},
+    "analysis/inference.py": {"data", "models", "train", "parallel", "environment", "command"}
+    | BASE,
     "analysis/deepen.py": {"models", "command"} | BASE,
     "analysis/landscape.py": {"command"} | BASE,
     "analysis/lesion.py": {"command"} | BASE,
@@ -74,6 +76,7 @@ TEST_READERS = {
     "report",
     "terminal",
     "train/evaluator.py",
+    "train/features.py",
     "train/final.py",
     "train/loop.py",
     "train/setup.py",

@@ -12,6 +12,7 @@ from resnet_jax.errors import InputError
 from resnet_jax.models import registry, shortcuts
 from resnet_jax.models.blocks import Block
 from resnet_jax.models.layers import BatchNorm, Numerics
+from resnet_jax.models.parts import compose
 
 FLOAT32 = Numerics(dtype=jnp.float32, axis_name=None, decay=0.9, epsilon=1e-5)
 
@@ -74,7 +75,8 @@ def test_each_stage_halves_the_feature_map(option, block, order, residual):
         depth=depth, shortcut=option, block=block, activation_order=order, residual=residual
     )
     expansion = {"basic": 1, "bottleneck": 4}[block]
-    assert net.features(jnp.ones((1, 32, 32, 3)), train=False).shape == (1, 8, 8, 64 * expansion)
+    features = compose(net.parts()[:-2], jnp.ones((1, 32, 32, 3)))
+    assert features.shape == (1, 8, 8, 64 * expansion)
 
 
 def zero_branch(block):

@@ -81,7 +81,7 @@ def descent():
 def test_an_average_follows_weights_and_statistics_by_its_formula():
     tx = descent()
     params = {"kernel": jnp.zeros((2, 3))}
-    state = AveragedState.create(params, {"mean": jnp.zeros(())}, tx)
+    state = AveragedState.create(params, {"mean": jnp.zeros(())}, tx.init(params))
     expected, mean = np.zeros((2, 3)), 0.0
     for made in range(40):
         state = one_step(state, tx, average_decay=0.7)
@@ -96,7 +96,7 @@ def test_an_average_follows_weights_and_statistics_by_its_formula():
 def test_an_average_freezes_with_the_weights_when_a_run_diverges():
     tx = descent()
     params = {"kernel": jnp.zeros((2, 3))}
-    state = one_step(AveragedState.create(params, {"mean": jnp.zeros(())}, tx), tx)
+    state = one_step(AveragedState.create(params, {"mean": jnp.zeros(())}, tx.init(params)), tx)
     before = state.average
     broken = state.replace(params=jax.tree.map(lambda x: x * np.nan, state.params))
     after = one_step(broken, tx, average_decay=0.9)
@@ -105,7 +105,8 @@ def test_an_average_freezes_with_the_weights_when_a_run_diverges():
 
 
 def test_a_state_without_an_average_evaluates_its_weights():
-    state = TrainState.create({"kernel": jnp.ones((2, 3))}, {"mean": jnp.zeros(())}, descent())
+    params = {"kernel": jnp.ones((2, 3))}
+    state = TrainState.create(params, {"mean": jnp.zeros(())}, descent().init(params))
     assert state.evaluated.params is state.params and state.evaluated.stats is state.stats
 
 
@@ -164,7 +165,7 @@ def test_it_is_the_average_that_is_evaluated(whole):
     state = checkpoints.restore(12, like=experiment.state)
     errors = {}
     for name, weights in (("average", state.average), ("last", (state.params, state.stats))):
-        plain = TrainState.create(*weights, optax.identity())
+        plain = TrainState.create(*weights, optax.identity().init(weights[0]))
         measured, _ = Evaluator(experiment).measure(experiment.placed(plain), "test")
         errors[name] = measured["loss"]
     assert records(whole, "test")[-1]["loss"] == pytest.approx(errors["average"])

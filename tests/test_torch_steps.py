@@ -54,7 +54,7 @@ def compare_steps(theirs, config, naming, batches):
 
     net = registry.functional(model)
     tx = optimizer.build(OptimizerConfig(schedule="constant", **recipe), len(batches))
-    state = TrainState.create(net.params, net.stats, tx)
+    state = TrainState.create(net.params, net.stats, tx.init(net.params))
 
     def one_step(state, images, labels):
         return (step.train_step(state, images, labels, apply=net.apply, tx=tx),)

@@ -307,7 +307,7 @@ def test_means_and_deviations_are_those_of_what_the_parts_make(run, picture, fou
     registry.update(model, *jax.tree.map(jnp.asarray, (state.params, state.stats)))
     mean = np.load(run / run_folder.PREPROCESSING)["mean"]
     x = np.asarray(PIL.Image.open(picture), np.float32)[None, ..., None] / 255 - mean
-    last = np.asarray(model.features(jnp.asarray(x), train=False))
+    last = np.asarray(compose(model.parts()[:-2], jnp.asarray(x)))
     rows = {row["name"]: row for row in found.report["parts"]}
     for name, value in {"input": x, "final activation": last}.items():
         assert rows[name]["mean"] == pytest.approx(value.mean(), rel=1e-4)
@@ -326,7 +326,7 @@ def test_means_and_deviations_are_those_of_what_the_parts_make(run, picture, fou
 def test_a_stage_stands_before_its_blocks_and_costs_what_they_cost():
     x, model = np.zeros((1, 8, 8, 3), np.uint8), net(depth=14)
     statistics = types.SimpleNamespace(mean=np.zeros(3, np.float32), std=np.ones(3, np.float32))
-    values = command.outputs(model, x, statistics, blocks=True)
+    values = command.outputs(model, DataConfig(), x, statistics, blocks=True)
     rows = command.rows(values, complexity.of_parts(model, (8, 8, 3), blocks=True))
     assert [row["name"] for row in rows[:6]] == [
         *("input", "stem", "stage 1", "stage 1, block 1", "stage 1, block 2", "stage 2")

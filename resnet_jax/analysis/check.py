@@ -78,12 +78,12 @@ def before_training(experiment: "Experiment", should_stop: Callable[[], bool]) -
     if not experiment.config.model.has_blocks:
         from resnet_jax.analysis import skips
 
-        skips.require_large_enough(experiment.preprocessing.image_shape)
+        skips.require_large_enough(experiment.seen_shape)
         LOG.info("skips are not checked: a VGG net has none")
         return
     passed = of_config(
         experiment.config,
-        image=experiment.preprocessing.image_shape,
+        image=experiment.seen_shape,
         num_classes=len(experiment.class_names),
         should_stop=should_stop,
     )

@@ -27,6 +27,7 @@ from flax import nnx
 
 from resnet_jax import command, run_folder, terminal
 from resnet_jax.analysis.trained import described, given
+from resnet_jax.config import DataConfig
 from resnet_jax.data import augment
 from resnet_jax.errors import InputError
 from resnet_jax.models import complexity, registry
@@ -82,14 +83,16 @@ def trace(
     # Class activation maps are of nets that end in global average pooling and one layer.
     model = registry.of_blocks(built)
     registry.update(model, *jax.tree.map(jnp.asarray, tuple(state.evaluated)))
-    values = outputs(model, request.pixels, preprocessing.normalization, blocks=blocks)
+    data = request.config.data
+    values = outputs(model, data, request.pixels, preprocessing.normalization, blocks=blocks)
     logits = values[-1].astype(float)
     if not np.isfinite(logits).all():
         raise InputError(
             f"--workdir={workdir}: step {request.step} makes of {image} what is not finite; the "
             "run has diverged, take another run, or --checkpoint=best"
         )
-    costs = complexity.of_parts(model, preprocessing.image_shape, blocks=blocks)
+    shape = augment.seen_shape(data, preprocessing.image_shape)
+    costs = complexity.of_parts(model, shape, blocks=blocks)
     probabilities = scipy.special.softmax(logits)
     order = np.argsort(-probabilities, kind="stable")[:TOP]
     features = values[[cost.name for cost in costs].index(POOLING)]  # what goes into it
@@ -112,12 +115,18 @@ def trace(
 
 
 def outputs(
-    model: ResNet, pixels: np.ndarray, statistics: augment.Normalization, *, blocks: bool
+    model: ResNet,
+    data: DataConfig,
+    pixels: np.ndarray,
+    statistics: augment.Normalization,
+    *,
+    blocks: bool,
 ) -> list[np.ndarray]:
     """What the net makes of one image, part by part, in one compiled program.
 
     Args:
         model: the net.
+        data: of the run, for the size that the net sees.
         pixels: uint8 [1, height, width, channels].
         statistics: that its images are normalised with.
         blocks: as in `ResNet.parts`.
@@ -132,7 +141,7 @@ def outputs(
     @jax.jit
     def run(params: Any, stats: Any, images: Any, mean: Any, std: Any) -> list[jax.Array]:
         net = nnx.merge(graphdef, params, stats, copy=True)
-        found = [augment.normalize(images, mean, std)]
+        found = [augment.evaluation_images(data, images, mean, std)]
         for part in net.parts(blocks=blocks):
             found.append(part.run(found[-1]))
         return [value[0].astype(kind) for value in found]

@@ -15,9 +15,9 @@ from resnet_jax.analysis import gates
 from resnet_jax.config import ModelConfig, RunConfig, load_json
 from resnet_jax.data import augment
 from resnet_jax.errors import InputError
-from resnet_jax.models import registry, torch_weights
+from resnet_jax.models import registry
 from resnet_jax.models.resnet import ResNet
-from resnet_jax.train import checkpoint, provenance
+from resnet_jax.train import checkpoint, initial, provenance
 from resnet_jax.train.earlier import require_same_data
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.setup import Experiment
@@ -83,9 +83,11 @@ class Trained:
                 not at hand.
         """
         config = load_json(workdir / run_folder.CONFIG)
-        # Nothing is trained here: blocks need no loops, in which they could not be told apart.
+        # Nothing is trained here: blocks need no loops, in which they could not be told apart, and
+        # the whole net is looked at, not a head on features.
         once = dataclasses.replace(config.train, block_loop="never", recompute_blocks=False)
-        config = dataclasses.replace(config, train=once)
+        whole = dataclasses.replace(config.transfer, cached_features=False, features_dir="")
+        config = dataclasses.replace(config, train=once, transfer=whole)
         checkpoints, step = checkpoint.of_run(workdir, which)
         experiment = Experiment.prepare(config)
         require_same_data(experiment.dataset, workdir)
@@ -103,7 +105,7 @@ class Trained:
         """The net as it was before the first step."""
         model = _build(self.experiment)
         if self.config.model.weights:
-            torch_weights.load_into(model, pathlib.Path(self.config.model.weights))
+            initial.load_into(model, self.config.model.weights, self.config)
         return model
 
     def training_images(self, count: int) -> tuple[jax.Array, jax.Array]:
@@ -115,7 +117,7 @@ class Trained:
         feed = self.experiment.feed
         stored, labels = feed.images("train", np.arange(min(count, feed.sizes["train"])))
         inputs = (stored, feed.arrays["mean"], feed.arrays["std"])
-        images = augment.normalize(*map(jnp.asarray, inputs))
+        images = augment.evaluation_images(self.config.data, *map(jnp.asarray, inputs))
         return images, jnp.asarray(labels)
 
     def about(self, split: str, examples: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from resnet_jax.config.schema import (
     RunConfig,
     SyntheticConfig,
     TrainConfig,
+    TransferConfig,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "RunConfig",
     "SyntheticConfig",
     "TrainConfig",
+    "TransferConfig",
     "default_config",
     "differences",
     "field_names",

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import ml_collections
 
-from resnet_jax.config import families
+from resnet_jax.config import families, transfer
 from resnet_jax.config.effects import require_default
 from resnet_jax.config.resolve import intervals
 from resnet_jax.config.schema import (
@@ -140,6 +140,7 @@ def _check_relations(run: RunConfig) -> None:
             f"config.optimizer.milestones must be positive and increasing, got {milestones}"
         )
     _check_recipe(run)
+    transfer.check(run)
     if run.train.block_loop == "always" and run.model.has_dropout:
         raise InputError(
             "config.train.block_loop='always' is not possible with "
@@ -198,7 +199,7 @@ def _check_classes(data: DataConfig) -> None:
 
 
 # What each kind of data set does not read; it stays at its default.
-_OF_RESIDENT = ("class_ratios", "resampling", "crop_padding", "crop_fill")
+_OF_RESIDENT = ("class_ratios", "resampling", "crop_padding", "crop_fill", "resize")
 _OF_STREAMED = ("image_size", "augmentation", "color_deviation", "workers", "max_unreadable")
 
 

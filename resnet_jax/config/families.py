@@ -30,6 +30,8 @@ VGG = {
 }
 # Filters of the first stage where `width` is 1; all other numbers are multiples of it.
 FIRST_WIDTH = {"cifar_resnet": 16, "imagenet_resnet": 64, "vgg": 64}
+# Fully connected layers between the last feature map and the head.
+HIDDEN = {"vgg": 2}
 # Fields that a family does not read, beside `residual`, which has to be False in a VGG net.
 UNREAD = {
     "cifar_resnet": ("stem",),
@@ -62,6 +64,17 @@ def stage_sizes(config: ModelConfig) -> tuple[int, ...]:
             f"{config.depth}; the nearest are {low} and {low + convolutions}"
         )
     return (n, n, n)
+
+
+def part_names(config: ModelConfig) -> tuple[str, ...]:
+    """The parts of a net that training can begin at, in order; before them there is a stem at most.
+
+    Raises:
+        InputError: as `stage_sizes`.
+    """
+    stages = [f"stage {number}" for number in range(1, len(stage_sizes(config)) + 1)]
+    hidden = [f"hidden layer {number}" for number in range(1, HIDDEN.get(config.family, 0) + 1)]
+    return (*stages, *hidden, "head")
 
 
 def _imagenet_stages(config: ModelConfig) -> tuple[int, ...]:

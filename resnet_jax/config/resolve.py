@@ -19,7 +19,8 @@ def intervals(run: RunConfig) -> dict[str, int]:
 def records_signals(run: RunConfig) -> bool:
     """Whether a run looks at its signals, if its blocks are no loop."""
     asked = 0 < run.log.signals_interval <= run.train.steps
-    return asked and run.model.has_blocks and not run.train.recompute_blocks
+    frozen = run.transfer.trained_from == "head"  # nothing happens in it
+    return asked and run.model.has_blocks and not run.train.recompute_blocks and not frozen
 
 
 # Below it, unrolled programs are compiled within a minute.
@@ -39,7 +40,9 @@ def resolve_steps_per_call(run: RunConfig, *, accelerator: bool) -> int:
         return run.train.steps_per_call
     # Batches of images are prepared one call ahead: several steps would be gigabytes, and a step
     # on streamed images takes far longer than its launch.
-    if not accelerator or run.data.is_streamed:
+    # Of cached features, neither is the case.
+    cached = run.transfer.cached_features
+    if (not accelerator or run.data.is_streamed) and not cached:
         return 1
     values = intervals(run).values()
     return max(k for k in range(1, 51) if all(value % k == 0 for value in values))

@@ -88,7 +88,9 @@ class ModelConfig:
     # of the head plus this times each of theirs; 0 for none. Logged losses are the head's.
     auxiliary_weight: float = _field(0.0, minimum=0)
     dtype: str = _field("float32", allowed=("float32", "bfloat16", "float64"))
-    # A PyTorch state dict (.safetensors or .pth) to start from; "" starts from He's initialisation.
+    # What to start from: a PyTorch state dict (.safetensors or .pth), the folder of a run of ours,
+    # or the name of a published file ('torchvision/resnet50.IMAGENET1K_V1', docs/transfer.md);
+    # {seed} in it stands for `train.seed`. "" draws weights.
     weights: str = _field("")
 
     @property
@@ -151,6 +153,9 @@ class DataConfig:
     # Padding before normalisation is black, after it the mean image.
     crop_fill: str = _field("mean", allowed=("mean", "black"))
     flip: bool = _field(True)
+    # Of images in memory: height and width in pixels that they are brought to, bilinearly, after
+    # they are normalised and augmented; 0 leaves them as they are.
+    resize: int = _field(0, minimum=0, maximum=1024)
     # Of streamed images, in pixels: height and width of what the net sees. The sizes that images
     # are brought to before crops are taken (256 to 480 and so on) go with it, at 224 as published.
     image_size: int = _field(224, minimum=8, maximum=1024)
@@ -173,6 +178,27 @@ class DataConfig:
     def is_streamed(self) -> bool:
         """Whether its images stay on disk and are decoded while a net trains."""
         return self.name in STREAMED
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferConfig:
+    """What of a net that has been trained before (`model.weights`) is trained."""
+
+    # A freshly drawn head for the classes of these data, whatever head the weights have.
+    new_head: bool = _field(False)
+    # The first part that is trained: 'head', 'stage 4', ...; "" trains all. Parts before it are
+    # frozen: they compute as in evaluation, and neither parameters nor running statistics change.
+    trained_from: str = _field("")
+    # Layer-wise unfreezing: at first the head alone is trained, and after each so many steps one
+    # part more, back to `trained_from` (Howard and Ruder 2018, arXiv 1801.06146, Sec. 3.3, one an
+    # epoch); 0: all of them from the first step on.
+    unfreeze_interval: int = _field(0, minimum=0)
+    # Of a head alone: each image goes through the frozen parts once, before the first step, and the
+    # steps work on what came out of them.
+    cached_features: bool = _field(False)
+    # A folder in which these features are kept for other runs with the same frozen parts and
+    # images; "" keeps none.
+    features_dir: str = _field("", operational=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -301,6 +327,7 @@ class RunConfig:
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     parallel: ParallelConfig = dataclasses.field(default_factory=ParallelConfig)

@@ -148,7 +148,7 @@ def training_images(
         std: as in `Normalization`.
 
     Returns:
-        float32, of the images' shape.
+        float32 [batch, height, width, channels], of the size that the net sees.
     """
     keys = jax.vmap(lambda example: jax.random.fold_in(key, example))(examples)
     if config.is_streamed:
@@ -160,5 +160,39 @@ def training_images(
         lambda key, image: crop_and_flip(key, image, padding=config.crop_padding, flip=config.flip)
     )
     if config.crop_fill == "black":
-        return normalize(augment(keys, images), mean, std)
-    return augment(keys, normalize(images, mean, std))
+        augmented = normalize(augment(keys, images), mean, std)
+    else:
+        augmented = augment(keys, normalize(images, mean, std))
+    return resized(augmented, config.resize)
+
+
+def evaluation_images(
+    config: DataConfig, images: jax.Array, mean: jax.Array, std: jax.Array
+) -> jax.Array:
+    """A batch as it is evaluated: normalised, and of the size that the net sees.
+
+    Args:
+        config: with that size.
+        images: uint8 [batch, height, width, channels].
+        mean: as in `Normalization`.
+        std: as in `Normalization`.
+    """
+    return resized(normalize(images, mean, std), config.resize)
+
+
+def resized(images: jax.Array, side: int) -> jax.Array:
+    """Brings images [batch, height, width, channels] to `side` pixels both ways; 0 leaves them.
+
+    Bilinear between the centres of pixels, and antialiased where there are fewer of them, as
+    PyTorch's `interpolate(mode="bilinear", antialias=True)`.
+    """
+    count, *size, channels = images.shape
+    if not side or size == [side, side]:
+        return images
+    sized: jax.Array = jax.image.resize(images, (count, side, side, channels), "bilinear")
+    return sized
+
+
+def seen_shape(config: DataConfig, shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """(height, width, channels) that a net sees of images of a shape."""
+    return (config.resize, config.resize, shape[-1]) if config.resize else shape

@@ -8,6 +8,8 @@ from flax import nnx
 
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
+from resnet_jax.models.partial import Cut
+from resnet_jax.models.parts import compose
 from resnet_jax.models.repeated import UNROLLED, Repetition
 from resnet_jax.models.resnet import ResNet
 from resnet_jax.models.vgg import VGG
@@ -44,12 +46,18 @@ class Functional(NamedTuple):
 
     Attributes:
         apply: (params, stats, x, train) -> (logits, stats), see `Apply`.
+        features: (params, stats, x) -> what comes to the head in evaluation, [batch, width].
+        head: as `apply`, of features instead of images.
+        cut: which parts are trained.
         params: nested dict of trained arrays.
         stats: nested dict of running batch statistics, and of whatever else the net keeps from one
             step to the next.
     """
 
     apply: Apply
+    features: Callable[[Any, Any, jax.Array], jax.Array]
+    head: Apply
+    cut: Cut
     params: Any
     stats: Any
 
@@ -106,10 +114,15 @@ def of_blocks(model: Net) -> ResNet:
     return model
 
 
-def functional(model: Net) -> Functional:
-    """Splits a net into its parameters, its batch statistics and a pure function of them.
+def functional(model: Net, *, trained_from: str = "") -> Functional:
+    """Splits a net into its parameters, its batch statistics and pure functions of them.
 
     The values of a net that is to run in loops are laid out for that; see `repeated.with_loops`.
+
+    Args:
+        model: the net.
+        trained_from: the first part that computes as in training when the net is trained; those
+            before it compute as in evaluation, and pass no gradient. "" for all.
     """
     if isinstance(model, ResNet) and model.repetition.loop:
         model = model.looped()
@@ -126,10 +139,25 @@ def functional(model: Net) -> Functional:
     ) -> tuple[jax.Array, Any]:
         # Without copy=True a merge inside jax.grad raises TraceContextError.
         merged = nnx.merge(graphdef, params, stats, copy=True)
-        logits = merged(x, train=train, keys=keys, progress=progress)
+        if train and cut.freezes:
+            trained = merged.parts(train=True, keys=keys, progress=progress)
+            logits = cut.run(merged.parts(), trained, x)
+        else:
+            logits = merged(x, train=train, keys=keys, progress=progress)
         return logits, nnx.to_pure_dict(nnx.state(merged, nnx.BatchStat))
 
-    return Functional(apply, nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+    def features(params: Any, stats: Any, x: jax.Array) -> jax.Array:
+        *before, _ = nnx.merge(graphdef, params, stats, copy=True).parts()
+        return compose(before, x)
+
+    def head(
+        params: Any, stats: Any, x: jax.Array, train: bool, **unused: Any
+    ) -> tuple[jax.Array, Any]:
+        *_, last = nnx.merge(graphdef, params, stats, copy=True).parts()
+        return last.run(x), stats
+
+    cut = Cut([part.name for part in model.parts()], trained_from)
+    return Functional(apply, features, head, cut, nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
 
 
 def update(model: nnx.Module, params: Any, stats: Any) -> None:

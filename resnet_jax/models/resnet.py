@@ -10,7 +10,7 @@ from flax import nnx
 from resnet_jax.config import ModelConfig, stage_sizes
 from resnet_jax.models.blocks import ORDERS, Block
 from resnet_jax.models.layers import BatchNorm, Numerics, classifier, convolution, max_pool
-from resnet_jax.models.parts import HEAD, POOLING, Part, compose
+from resnet_jax.models.parts import HEAD, POOLING, Part
 from resnet_jax.models.repeated import UNROLLED, Loop, Repetition, through
 
 
@@ -153,45 +153,33 @@ class ResNet(nnx.Module):
         Raises:
             ValueError: if keys or progress are needed and not given.
         """
-        parts = self._feature_parts(train=train, keys=keys, progress=progress)
         logits = []
         heads = iter(self.auxiliary_heads if train else ())
-        for part in (*parts, *self._head_parts()):
+        for part in self.parts(train=train, keys=keys, progress=progress):
             x = part.run(x)
             if part.name.startswith("stage") and (head := next(heads, None)):
                 logits.append(head(nnx.relu(x).mean((1, 2))).astype(self.numerics.param_dtype))
         return jnp.stack([x, *logits], 1) if logits else x
 
-    def features(
-        self,
-        x: jax.Array,
-        *,
-        train: bool,
-        keys: jax.Array | None = None,
-        progress: jax.Array | None = None,
-    ) -> jax.Array:
-        """The last feature map, [batch, rows, columns, channels], before pooling.
-
-        CIFAR nets leave a quarter of the image's height and width, ImageNet nets a 32nd.
-        """
-        return compose(self._feature_parts(train=train, keys=keys, progress=progress), x)
-
-    def parts(self, *, blocks: bool = False) -> list[Part]:
-        """What the net does in evaluation, in order; one after the other they are `__call__`.
-
-        Args:
-            blocks: list each block of a stage instead of the stage.
-        """
-        return [*self._feature_parts(train=False, blocks=blocks), *self._head_parts()]
-
-    def _feature_parts(
+    def parts(
         self,
         *,
-        train: bool,
+        train: bool = False,
         keys: jax.Array | None = None,
         progress: jax.Array | None = None,
         blocks: bool = False,
     ) -> list[Part]:
+        """What the net does, in order: `__call__` is these and auxiliary heads.
+
+        Args:
+            train: as in `__call__`.
+            keys: likewise.
+            progress: likewise.
+            blocks: list each block of a stage instead of the stage.
+
+        Raises:
+            ValueError: as in `__call__`.
+        """
         if train and self.has_dropout and keys is None:
             raise ValueError("a net with dropout is trained with a key for each image, got None")
         if train and self.shortcut_scale is not None:
@@ -210,13 +198,9 @@ class ResNet(nnx.Module):
                 found.append(Part(name, functools.partial(self._through, list(stage), **how)))
         if self.final_norm is not None or self.final_relu:
             found.append(Part("final activation", functools.partial(self._final, train=train)))
+        found.append(Part(POOLING, lambda x: x.mean((1, 2))))
+        found.append(Part(HEAD, lambda x: self.head(x).astype(self.numerics.param_dtype)))
         return found
-
-    def _head_parts(self) -> list[Part]:
-        return [
-            Part(POOLING, lambda x: x.mean((1, 2))),
-            Part(HEAD, lambda x: self.head(x).astype(self.numerics.param_dtype)),
-        ]
 
     def _stem(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = jnp.asarray(x, self.numerics.dtype)

@@ -120,17 +120,27 @@ class VGG(nnx.Module):
             ValueError: if keys are needed and not given.
             InputError: if the images have fewer than 32 pixels on a side.
         """
-        return compose(self._parts(train=train, keys=keys), x)
+        return compose(self.parts(train=train, keys=keys), x)
 
-    def parts(self, *, blocks: bool = False) -> list[Part]:
-        """What the net does in evaluation, in order; one after the other they are `__call__`.
+    def parts(
+        self,
+        *,
+        train: bool = False,
+        keys: jax.Array | None = None,
+        progress: jax.Array | None = None,
+        blocks: bool = False,
+    ) -> list[Part]:
+        """What the net does, in order; one after the other they are `__call__`.
 
         Args:
+            train: as in `__call__`.
+            keys: likewise.
+            progress: likewise.
             blocks: as in `ResNet.parts`; here there are none.
-        """
-        return self._parts(train=False)
 
-    def _parts(self, *, train: bool, keys: jax.Array | None = None) -> list[Part]:
+        Raises:
+            ValueError: as in `__call__`.
+        """
         if train and keys is None:
             raise ValueError("a net with dropout is trained with a key for each image, got None")
         found = [

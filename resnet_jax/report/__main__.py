@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(paths.verdict.text)
+    print(paths.text)
     print(f"report: {paths.html}")
     return 0
 

@@ -16,6 +16,8 @@ from resnet_jax.report import (
     records,
     signals,
     style,
+    transfer,
+    transfer_figures,
 )
 from resnet_jax.report.groups import Group
 from resnet_jax.report.sweep import Sweep
@@ -30,7 +32,7 @@ ANALYSES: tuple[tuple[str, str, Callable[[analyses.Found], Figure | None]], ...]
 )
 # Figures that an HTML report has no interactive counterpart of.
 GRIDS = (
-    *("variants", "learning_rate_by_depth", "shortcut_strength"),
+    *("variants", "learning_rate_by_depth", "shortcut_strength", "transfer", "roc"),
     *(name for name, _, _ in ANALYSES),
 )
 # H = F + s x: s = 1 is a residual net, s = 0 a plain one.
@@ -39,6 +41,25 @@ STRENGTH = "model.shortcut_scale"
 
 def draw_all(sweep: Sweep) -> Iterator[tuple[str, Figure]]:
     """Every figure that this sweep's runs have something to say in, with its file name."""
+    if transfer.entries(sweep):
+        yield "transfer", transfer_figures.measures(sweep)
+        curves = transfer_figures.roc(sweep)
+        if curves is not None:
+            yield "roc", curves
+    else:
+        yield from _of_depths(sweep)
+    for name, file, draw in ANALYSES:
+        found = analyses.read(sweep, file)
+        figure = draw(found) if found else None
+        if figure is not None:
+            yield name, figure
+    runs = [*sweep.runs, *sweep.unfinished]
+    if len(runs) == 1:
+        yield "run", figures.run_panels(runs[0], sweep)
+
+
+def _of_depths(sweep: Sweep) -> Iterator[tuple[str, Figure]]:
+    """Plain and residual nets, and variants of them."""
     main = main_series(sweep.groups)
     plain = [group for group in main if group.family == "plain" and group.n]
     if main:
@@ -56,14 +77,6 @@ def draw_all(sweep: Sweep) -> Iterator[tuple[str, Figure]]:
         yield "learning_rate_by_depth", learning_rate_by_depth(sweep)
     if len({strength(group) for group in sweep.groups} - {None}) > 2:
         yield "shortcut_strength", shortcut_strength(sweep)
-    for name, file, draw in ANALYSES:
-        found = analyses.read(sweep, file)
-        figure = draw(found) if found else None
-        if figure is not None:
-            yield name, figure
-    runs = [*sweep.runs, *sweep.unfinished]
-    if len(runs) == 1:
-        yield "run", figures.run_panels(runs[0], sweep)
 
 
 def save_all(sweep: Sweep, folder: pathlib.Path) -> list[pathlib.Path]:

@@ -22,7 +22,7 @@ NO_EFFECT = (
     *("train.eval_interval", "train.eval_batch_size"),
     *("train.checkpoint_interval", "train.keep_checkpoints", "train.steps_per_call"),
     *("train.block_loop", "train.recompute_blocks", "train.deterministic"),
-    "train.check",
+    *("train.check", "transfer.features_dir"),
     *("train.not_converged_error", "parallel.", "log.", "evaluation."),
 )
 

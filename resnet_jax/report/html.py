@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from plotly.offline import get_plotlyjs
 
-from resnet_jax.report import evaluation_page, figures, groups, payload, tables
+from resnet_jax.report import evaluation_page, figures, groups, payload, tables, transfer
 from resnet_jax.report.markup import escape
 from resnet_jax.report.records import Run, printable
 from resnet_jax.report.sweep import Sweep
@@ -56,14 +56,16 @@ def render(
     own = [(PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
     scripts = [get_plotlyjs(), *own]
     style = (PAGE / "style.css").read_text(encoding="utf-8")
+    # What a sweep of nets trained before asks comes first; its depths are no series.
+    learned = transfer.entries(sweep)
     title = f"Report on {printable(sweep.root.resolve().name)}"
     sections = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="quiet">{escape(_origin(sweep))}</p>',
-        _verdict(verdict),
+        _transfer(sweep) or _verdict(verdict),
         *_in_order(_curves(sweep) + _depths(sweep), evaluation_page.findings(sweep), sweep),
         _pictures(pictures),
-        _table(tables.against_published(sweep)) if sweep.groups else "",
+        _table(tables.against_published(sweep)) if sweep.groups and not learned else "",
         _table(tables.by_label(sweep)) if sweep.groups else "",
         *map(_table, more),
         _table(tables.by_run(sweep), _links(sweep.runs, folder)) if sweep.groups else "",
@@ -112,6 +114,13 @@ def _policy(scripts: Sequence[str]) -> str:
 
 def _origin(sweep: Sweep) -> str:
     return " · ".join(f"{name} {value}" for name, value in tables.facts(sweep).items())
+
+
+def _transfer(sweep: Sweep) -> str:
+    items = "".join(f"<p>{escape(text)}</p>" for text in transfer.sentences(sweep))
+    if not items:
+        return ""
+    return f'<section id="verdict"><h2>{escape(transfer.QUESTION)}</h2>{items}</section>'
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -5,7 +5,7 @@ import pathlib
 
 from resnet_jax import run_folder
 from resnet_jax.errors import InputError
-from resnet_jax.report import charts, html, seeds, sweep, tables, twins
+from resnet_jax.report import charts, html, seeds, sweep, tables, transfer, twins
 from resnet_jax.report import verdict as verdicts
 from resnet_jax.report.verdict import Verdict
 
@@ -20,6 +20,7 @@ class Paths:
         figures: PNG and SVG.
         tables: Markdown, CSV and LaTeX.
         verdict: the verdict itself.
+        text: what it comes to, in words: the verdict on depth, or on nets trained before.
     """
 
     html: pathlib.Path
@@ -27,6 +28,7 @@ class Paths:
     figures: tuple[pathlib.Path, ...]
     tables: tuple[pathlib.Path, ...]
     verdict: Verdict
+    text: str
 
 
 def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
@@ -50,10 +52,17 @@ def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
                     old.unlink()
         run_folder.write_json(out / "verdict.json", verdict.as_dict(), durable=False)
         figures = charts.save_all(runs, out / "figures")
-        more = [table for table in (twins.table(runs), seeds.table(runs)) if table]
+        made = (
+            *(transfer.table(runs), transfer.paired_table(runs)),
+            *(twins.table(runs), seeds.table(runs)),
+        )
+        more = [table for table in made if table]
         written = tables.save_all(runs, out / "tables", more) if runs.groups else []
         grids = [p for p in figures if p.suffix == ".svg" and p.stem in charts.GRIDS]
         html.save(runs, verdict, out / "report.html", grids, more)
     except OSError as error:
         raise InputError(f"--out={out} cannot be written: {error}; choose another") from error
-    return Paths(out / "report.html", out / "verdict.json", tuple(figures), tuple(written), verdict)
+    text = "\n".join(transfer.sentences(runs)) or verdict.text
+    return Paths(
+        *(out / "report.html", out / "verdict.json", tuple(figures), tuple(written)), verdict, text
+    )

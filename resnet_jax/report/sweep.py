@@ -170,7 +170,12 @@ def _say_commit(key: Key, majority: Key) -> str:
 
 
 def _dataset(run: Run) -> Key:
-    options = {k: v for k, v in grouping.effective(run.config).items() if k.startswith("data.")}
+    # The size that images are brought to belongs to the net: sizes are compared with one another.
+    options = {
+        k: v
+        for k, v in grouping.effective(run.config).items()
+        if k.startswith("data.") and k != "data.resize"
+    }
     prints = []
     for attempt in run.attempts:
         described = attempt.get("dataset")

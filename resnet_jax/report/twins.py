@@ -1,6 +1,6 @@
 """The report's table of twins: a residual net and its plain one on the same test images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from resnet_jax import run_folder
@@ -30,7 +30,29 @@ def table(sweep: Sweep) -> Table | None:
         None if there are no such runs, or none of them has predictions. Predictions that cannot
         be used are named below the table, with the reason.
     """
-    pairs = list(_pairs(sweep))
+    return paired(sweep, list(_pairs(sweep)), "twins", "Twins on the same test images", COLUMNS)
+
+
+def paired(
+    sweep: Sweep,
+    pairs: Sequence[tuple[Run, Run]],
+    name: str,
+    title: str,
+    columns: tuple[str, ...],
+) -> Table | None:
+    """A table of pairs of runs, each on the same test images, corrected for their number.
+
+    Args:
+        sweep: that they are of.
+        pairs: of one seed each; the difference is of the second to the first.
+        name: of the table.
+        title: of the table.
+        columns: as `COLUMNS`, with what the two sides are called.
+
+    Returns:
+        None if no run has predictions. Predictions that cannot be used are named below the table,
+        with the reason.
+    """
     if not any((run.folder / run_folder.PREDICTIONS).exists() for pair in pairs for run in pair):
         return None
     compared = []
@@ -50,19 +72,19 @@ def table(sweep: Sweep) -> Table | None:
     corrected = compare.holm([found.p for _, found in compared])
     rows = [
         (
-            *(groups.label_of(plain), groups.label_of(residual), str(plain.seed), "1"),
+            *(groups.label_of(first), groups.label_of(second), str(first.seed), "1"),
             *(str(found.examples), *map(number, found.errors), *compare.cells(found, holm_p)),
         )
-        for ((plain, residual), found), holm_p in zip(compared, corrected, strict=True)
+        for ((first, second), found), holm_p in zip(compared, corrected, strict=True)
     ]
     notes = ["One seed a row, so n = 1.", compare.METHOD, compare.FIXED]
     notes += [f"Left out: {name} ({reason})." for name, reason in unusable.items()]
     return Table(
-        name="twins",
-        title="Twins on the same test images",
-        columns=COLUMNS,
+        name=name,
+        title=title,
+        columns=columns,
         rows=tuple(rows),
-        numeric=frozenset(range(2, len(COLUMNS))),
+        numeric=frozenset(range(2, len(columns))),
         facts=tables.facts(sweep),
         notes=tuple(notes),
     )

@@ -29,7 +29,8 @@ class DataWait:
     def __init__(self, experiment: Experiment, first: int):
         self.report: dict[str, dict[str, float]] = {}
         self._feed, self._batches = experiment.feed, experiment.batches(first)
-        self._watched = experiment.config.data.is_streamed
+        cached = experiment.config.transfer.cached_features
+        self._watched = experiment.config.data.is_streamed and not cached
         self._watch = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="data-wait")
         self._idle_from: concurrent.futures.Future[float] | None = None
         self._idle = 0.0

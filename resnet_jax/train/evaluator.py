@@ -10,9 +10,9 @@ import numpy as np
 from resnet_jax.data import crops
 from resnet_jax.data.stream import Streamed
 from resnet_jax.metrics import accumulate
+from resnet_jax.train.inference import crop_program, evaluation_program
 from resnet_jax.train.setup import Experiment
 from resnet_jax.train.state import TrainState
-from resnet_jax.train.step import crop_program, evaluation_program
 
 
 class Seen(NamedTuple):
@@ -42,7 +42,7 @@ class Evaluator:
         self.experiment = experiment
         self.batch_size = experiment.devices.round_up(experiment.config.train.eval_batch_size)
         self.program = experiment.devices.compile(
-            evaluation_program(experiment.apply),
+            evaluation_program(experiment.config.data, experiment.apply),
             inputs=(None, None, None, 0, 0),
             outputs=(None, 0),
         )
@@ -125,7 +125,7 @@ class Evaluator:
         feed, config = experiment.feed, experiment.config
         assert isinstance(feed, Streamed)  # the config is refused for others
         program = experiment.devices.compile(
-            crop_program(experiment.apply),
+            crop_program(config.data, experiment.apply),
             inputs=(None, None, 0, None, None, None),
             outputs=(0,),
         )

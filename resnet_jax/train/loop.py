@@ -22,6 +22,7 @@ from resnet_jax.train.data_wait import DataWait
 from resnet_jax.train.earlier import logged_error, require_same, require_same_data, restored
 from resnet_jax.train.evaluator import Evaluator
 from resnet_jax.train.final import final_report
+from resnet_jax.train.frozen import FrozenParts
 from resnet_jax.train.progress import TrainingProgress
 from resnet_jax.train.reestimation import reestimated
 from resnet_jax.train.setup import Experiment
@@ -112,6 +113,7 @@ class Attempt:
             experiment, self.checkpoints, self.checkpoints.newest_intact()
         )
         self._describe()
+        self.frozen = FrozenParts(experiment)
         self.damage = DamageList(experiment.feed, workdir)
         self.batches = DataWait(experiment, self.start)
         self.writer = MetricsWriter(
@@ -291,6 +293,7 @@ class Attempt:
         predictions = self.predictions or self.evaluator.all_predictions(
             self.state, between=self._between_calls
         )
+        self.frozen.require_unchanged(self.state)
         final_report(self.experiment, predictions, self.workdir, steps, self.train_error)
         limit = self.config.train.not_converged_error
         verdict = "converged" if self.train_error <= limit else "not_converged"
@@ -304,7 +307,7 @@ class Attempt:
             "parameters": registry.count_parameters(self.experiment.state.params),
             "train_error": self.train_error,
             "images_per_second": self.progress.images_per_second,
-            **(self.batches.report | self.damage.report()),
+            **(self.frozen.report | self.batches.report | self.damage.report()),
             "updated": run_folder.now(),
             **more,
         }

@@ -1,5 +1,7 @@
 """SGD as in the papers, AdamW, and a learning rate that is read back from the state it lives in."""
 
+import functools
+import operator
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -151,22 +153,47 @@ def after_evaluation(config: OptimizerConfig, opt_state: Any, val_error: float) 
     return jax.tree.map(judged, opt_state, is_leaf=lambda node: isinstance(node, PlateauState))
 
 
-def build(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+def build(
+    config: OptimizerConfig, steps: int, *, begins: Any = None
+) -> optax.GradientTransformationExtraArgs:
     """The configured optimizer.
 
     SGD is the papers' and Caffe's: v = momentum * v + lr * (g + weight_decay * w), w = w - v. At a
     constant rate this equals PyTorch's form, which multiplies by lr last.
+
+    Args:
+        config: of the run.
+        steps: of the whole run.
+        begins: of each parameter, how many updates leave it as it is at first: a tree of the
+            parameters' structure. AdamW's averages begin after them. None: of none.
     """
     decay = optax.add_decayed_weights(
         config.weight_decay, mask=None if config.decay_batch_norm else _kernels
     )
+    first = [optax.scale_by_adam(), decay] if config.name == "adamw" else [decay]
+    if begins is not None:
+        first = [_beginning_late(optax.chain(*first), begins)]
     rate = scale_by_learning_rate(config, steps)
     if config.schedule == "plateau":
         rate = optax.chain(rate, scale_by_plateau())
     if config.name == "adamw":
-        return optax.chain(optax.scale_by_adam(), decay, rate, optax.scale(-1.0))
+        return optax.chain(*first, rate, optax.scale(-1.0))
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
-    return optax.chain(decay, rate, momentum, optax.scale(-1.0))
+    return optax.chain(*first, rate, momentum, optax.scale(-1.0))
+
+
+def _beginning_late(
+    inner: optax.GradientTransformation, begins: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Zero for each parameter until its time has come; its part of the state stays as it is."""
+    labels = jax.tree.map(lambda updates: f"after {updates}", begins)
+    late = {
+        f"after {updates}": optax.transforms.conditionally_mask(
+            inner, functools.partial(operator.le, updates)
+        )
+        for updates in sorted(set(jax.tree.leaves(begins)))
+    }
+    return optax.partition(late, labels)
 
 
 def _kernels(params: Any) -> Any:

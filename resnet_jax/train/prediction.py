@@ -14,9 +14,9 @@ from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.models import registry
 from resnet_jax.parallel import DeviceMap
 from resnet_jax.train import checkpoint
-from resnet_jax.train.setup import initial_state
+from resnet_jax.train.inference import prediction_program
+from resnet_jax.train.initial import initial_state
 from resnet_jax.train.state import TrainState
-from resnet_jax.train.step import prediction_program
 
 # Images in one call of the program; fewer are filled up, so that it is compiled once.
 BATCH = 16
@@ -64,12 +64,12 @@ class Request:
         Raises:
             InputError: if JAX is not set to the net's precision.
         """
-        apply, _, state = initial_state(
+        net, _, state = initial_state(
             self.config,
             channels=self.preprocessing.image_shape[-1],
             num_classes=len(self.preprocessing.class_names),
         )
-        return apply, self.checkpoints.restore(self.step, like=state)
+        return net.apply, self.checkpoints.restore(self.step, like=state)
 
 
 def predict(
@@ -95,7 +95,9 @@ def predict(
     apply, state = request.restored()
     devices = DeviceMap(ParallelConfig(devices=1))
     program = devices.compile(
-        prediction_program(apply), inputs=(None, None, 0, None, None), outputs=(0,)
+        prediction_program(request.config.data, apply),
+        inputs=(None, None, 0, None, None),
+        outputs=(0,),
     )
     statistics = request.preprocessing.normalization
     logits = []

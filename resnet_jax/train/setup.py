@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import jax
 import numpy as np
-import optax
 
 from resnet_jax import run_folder
 from resnet_jax.config import (
@@ -18,7 +17,7 @@ from resnet_jax.config import (
     resolve_block_loop,
     resolve_steps_per_call,
 )
-from resnet_jax.data import balancing, datasets, streamed
+from resnet_jax.data import augment, balancing, datasets, streamed
 from resnet_jax.data.augment import Normalization
 from resnet_jax.data.feed import Feed
 from resnet_jax.data.order import TrainingOrder
@@ -26,11 +25,12 @@ from resnet_jax.data.pipeline import Resident
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.data.stream import Streamed
 from resnet_jax.errors import InputError
-from resnet_jax.models import registry, torch_weights
-from resnet_jax.models.repeated import UNROLLED, Repetition, with_loops, without_loops
-from resnet_jax.parallel import AXIS, DeviceMap
-from resnet_jax.train import optimizer
-from resnet_jax.train.state import AveragedState, TrainState
+from resnet_jax.models import registry
+from resnet_jax.models.repeated import Repetition, with_loops, without_loops
+from resnet_jax.parallel import DeviceMap
+from resnet_jax.train import features, optimizer
+from resnet_jax.train.initial import initial_state
+from resnet_jax.train.state import TrainState
 from resnet_jax.train.step import training_program
 
 LOG = logging.getLogger(__name__)
@@ -51,7 +51,9 @@ class Experiment:
         feed: what the programs are fed with.
         arrays: the feed's, the seed and, if the loss is weighted, the classes' weights; copied to
             every device.
-        apply: the net, as a pure function.
+        net: as pure functions.
+        apply: what the programs map their inputs with: the net, or, where there are cached
+            features, its head.
         state: before the first step, on the host, as checkpoints have it.
         loops: whether the program has blocks that are alike as a loop.
         steps_per_call: steps in one call of `train_program`.
@@ -66,11 +68,17 @@ class Experiment:
     leaked: frozenset[str] | None
     feed: Feed
     arrays: dict[str, jax.Array]
+    net: registry.Functional
     apply: registry.Apply
     state: TrainState
     loops: bool
     steps_per_call: int
     train_program: Callable[..., Any]
+
+    @property
+    def seen_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of what comes to the net."""
+        return augment.seen_shape(self.config.data, self.preprocessing.image_shape)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -145,14 +153,17 @@ class Experiment:
         described = dataset.describe()
         leaked = leaked_ids(config.evaluation.audit, described)
         loops = resolve_block_loop(config, accelerator=devices.is_accelerator)
-        apply, tx, state = initial_state(
+        net, tx, state = initial_state(
             config,
             channels=dataset.image_shape[-1],
             num_classes=dataset.num_classes,
-            weights=config.model.weights,
+            start=config.model.weights,
             repetition=Repetition(loops, config.train.recompute_blocks),
         )
         LOG.info(_describe(config, dataset))
+        apply = net.apply
+        if config.transfer.cached_features:
+            feed, apply = features.cached(config, devices, feed, net, state, described), net.head
         # Arguments, not constants, so that all seeds share one program.
         more: dict[str, Any] = {"seed": np.uint32(config.train.seed)}
         if config.train.class_weights == "balanced":
@@ -171,12 +182,13 @@ class Experiment:
             leaked=leaked,
             feed=feed,
             arrays=devices.replicate({**feed.arrays, **more}),
+            net=net,
             apply=apply,
             state=state,
             loops=loops,
             steps_per_call=resolve_steps_per_call(config, accelerator=devices.is_accelerator),
             train_program=devices.compile(
-                training_program(config, apply, tx),
+                training_program(config, apply, tx, net.cut),
                 inputs=(None, None, 1),
                 outputs=(None,),
                 donate=(0,),
@@ -217,48 +229,6 @@ def leaked_ids(path: str, dataset: dict[str, Any]) -> frozenset[str] | None:
     if audited != dataset["sha256"]:
         raise InputError(f"{field} is of other images or splits than {dataset['name']}; {how}")
     return ids
-
-
-def initial_state(
-    config: RunConfig,
-    *,
-    channels: int,
-    num_classes: int,
-    weights: str = "",
-    repetition: Repetition = UNROLLED,
-) -> tuple[registry.Apply, optax.GradientTransformationExtraArgs, TrainState]:
-    """Builds the net and its optimizer.
-
-    Args:
-        config: of the run.
-        channels: of its images.
-        num_classes: of its data set.
-        weights: a file to start from; "" leaves the weights as they are drawn, which is enough for
-            a state to restore a checkpoint into.
-        repetition: how blocks that are alike become a program.
-
-    Returns:
-        The net as a pure function, the optimizer, and the state before the first step, on the host:
-        what lies on a device is donated to the first step. It is laid out as checkpoints are.
-
-    Raises:
-        InputError: if the weights file does not fit, or JAX is not set to the net's precision.
-    """
-    model = registry.build(
-        config.model,
-        channels=channels,
-        num_classes=num_classes,
-        seed=config.train.seed,
-        axis_name=AXIS,
-        repetition=repetition,
-    )
-    if weights:
-        torch_weights.load_into(model, pathlib.Path(weights))
-    net = registry.functional(model)
-    tx = optimizer.build(config.optimizer, config.train.steps)
-    kind = AveragedState if config.train.average_decay else TrainState
-    state = jax.device_get(kind.create(net.params, net.stats, tx))
-    return net.apply, tx, without_loops(state)
 
 
 def _describe(config: RunConfig, dataset: datasets.Dataset | streamed.StreamedDataset) -> str:

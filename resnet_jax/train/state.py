@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 
 from resnet_jax.metrics.accumulate import Window
 
@@ -47,13 +46,13 @@ class TrainState:
     first_nonfinite_step: jax.Array
 
     @classmethod
-    def create(cls, params: Any, stats: Any, tx: optax.GradientTransformation) -> "TrainState":
+    def create(cls, params: Any, stats: Any, opt_state: Any) -> "TrainState":
         """The state before the first update."""
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
             stats=stats,
-            opt_state=tx.init(params),
+            opt_state=opt_state,
             window=Window.zero(),
             first_nonfinite_step=jnp.full((), -1, jnp.int32),
         )
@@ -81,9 +80,9 @@ class AveragedState(TrainState):
     average: Weights
 
     @classmethod
-    def create(cls, params: Any, stats: Any, tx: optax.GradientTransformation) -> "AveragedState":
+    def create(cls, params: Any, stats: Any, opt_state: Any) -> "AveragedState":
         """The state before the first update."""
-        first = vars(TrainState.create(params, stats, tx))
+        first = vars(TrainState.create(params, stats, opt_state))
         # A copy, for the same array cannot be donated twice.
         return cls(**first, average=jax.tree.map(jnp.copy, Weights(params, stats)))
 

@@ -12,12 +12,16 @@ from jax import lax
 from resnet_jax.config import RunConfig
 from resnet_jax.data import augment
 from resnet_jax.metrics.accumulate import ClassificationMetrics, Window
+from resnet_jax.models.partial import WHOLE, Cut, join
 from resnet_jax.models.registry import Apply
 from resnet_jax.parallel import AXIS
 from resnet_jax.train.state import AveragedState, TrainState, Weights, follow
 
 # What stands on each device of a batch: as `data.feed.Inputs`, its share.
 Inputs = jax.Array | dict[str, jax.Array]
+
+# Of the arrays on the devices: what frozen parts have made of each image, if that is cached.
+FEATURES = "features"
 
 # Folded into a step's key where an example's number would be; no data set has as many examples.
 DROPOUT = 2**32 - 1
@@ -36,6 +40,7 @@ def train_step(
     auxiliary_weight: float = 0.0,
     label_smoothing: float = 0.0,
     average_decay: float = 0.0,
+    cut: Cut = WHOLE,
 ) -> TrainState:
     """Updates the state with one batch, of which each device sees its share.
 
@@ -52,14 +57,17 @@ def train_step(
         auxiliary_weight: of the losses of auxiliary heads, if the net has any.
         label_smoothing: as in `classified`.
         average_decay: of the weights' moving average, if the state has one; see `state.follow`.
+        cut: between what stays as it is, to the bit, and what is trained.
 
     Returns:
         The next state, the same on every device; `window` holds this step alone, its loss and
         error unweighted. If loss, gradient or statistics are not finite, parameters, statistics
         and optimizer keep their last finite values for good.
     """
+    params, frozen = cut.divide(state.params)
 
     def mean_loss(params: Any) -> tuple[jax.Array, Any]:
+        params = join(params, frozen)
         logits, stats = apply(params, state.stats, images, True, keys=keys, progress=progress)
         logits, losses, descended = classified(logits, labels, auxiliary_weight, label_smoothing)
         if class_weights is None:
@@ -70,9 +78,7 @@ def train_step(
         loss = (weights * descended).mean() / lax.pmean(weights.mean(), AXIS)
         return loss, (losses, logits, stats)
 
-    (_, (losses, logits, stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(
-        state.params
-    )
+    (_, (losses, logits, stats)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
     # Local batch norm leaves each device its own running statistics; their mean is kept.
     gradients, stats = lax.pmean((gradients, stats), AXIS)
     metrics = lax.psum(
@@ -81,20 +87,21 @@ def train_step(
     )
     norm = optax.tree.norm(gradients)
     error = metrics.error.total / metrics.error.count.astype(metrics.error.total.dtype)
-    updates, opt_state = tx.update(gradients, state.opt_state, state.params, train_error=error)
+    updates, opt_state = tx.update(gradients, state.opt_state, params, train_error=error)
 
     # A variance that overflows scales its activations to zero, which leaves the loss finite.
     finite = jnp.isfinite(metrics.loss.total) & jnp.isfinite(norm + optax.tree.norm(stats))
     alive = finite & (state.first_nonfinite_step < 0)
     step = state.step + 1
     new = {
-        "params": optax.apply_updates(state.params, updates),
-        "stats": stats,
+        "params": join(optax.apply_updates(params, updates), frozen),
+        "stats": cut.merged(stats, state.stats),
         "opt_state": opt_state,
     }
     if isinstance(state, AveragedState):
-        weights = Weights(new["params"], stats)
-        new["average"] = follow(state.average, weights, state.step, average_decay)
+        weights = Weights(new["params"], new["stats"])
+        moved = follow(state.average, weights, state.step, average_decay)
+        new["average"] = Weights(*map(cut.merged, moved, state.average))
     old = {name: getattr(state, name) for name in new}
     new = jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, old)
     first = jnp.where(finite | (state.first_nonfinite_step >= 0), state.first_nonfinite_step, step)
@@ -164,19 +171,25 @@ def training_batch(
         step: how many were made before this one.
 
     Returns:
-        Images float [share, height, width, channels], normalised and augmented, labels [share],
-        and a key for each image's dropout [share].
+        Images float [share, height, width, channels], normalised and augmented, or their cached
+        features [share, width]; labels [share]; and a key for each image's dropout [share].
     """
     key = jax.random.fold_in(jax.random.key(arrays["seed"]), step)
     examples = batch["examples"] if isinstance(batch, dict) else batch
-    images = augment.training_images(
-        config.data, key, _images(arrays, batch), examples, arrays["mean"], arrays["std"]
-    )
-    return images, _labels(arrays, batch), dropout_keys(key, examples)
+    if FEATURES in arrays:
+        images = arrays[FEATURES][examples]
+    else:
+        images = augment.training_images(
+            config.data, key, images_of(arrays, batch), examples, arrays["mean"], arrays["std"]
+        )
+    return images, labels_of(arrays, batch), dropout_keys(key, examples)
 
 
 def training_program(
-    config: RunConfig, apply: Apply, tx: optax.GradientTransformationExtraArgs
+    config: RunConfig,
+    apply: Apply,
+    tx: optax.GradientTransformationExtraArgs,
+    cut: Cut = WHOLE,
 ) -> Callable[..., Any]:
     """Several steps in one call: pick, augment, update.
 
@@ -201,6 +214,7 @@ def training_program(
             auxiliary_weight=config.model.auxiliary_weight,
             label_smoothing=config.train.label_smoothing,
             average_decay=config.train.average_decay,
+            cut=cut,
         )
         logged = state.step % config.log.interval == 0
         return dataclasses.replace(new, window=state.window.add(new.window, restart=logged))
@@ -220,73 +234,11 @@ def training_program(
     return program
 
 
-def _images(arrays: dict[str, jax.Array], batch: Inputs) -> jax.Array:
+def images_of(arrays: dict[str, jax.Array], batch: Inputs) -> jax.Array:
+    """The images of a batch, uint8 [share, height, width, channels]."""
     return batch["images"] if isinstance(batch, dict) else arrays["images"][batch]
 
 
-def _labels(arrays: dict[str, jax.Array], batch: Inputs) -> jax.Array:
+def labels_of(arrays: dict[str, jax.Array], batch: Inputs) -> jax.Array:
+    """The labels of a batch, int32 [share]."""
     return batch["labels"] if isinstance(batch, dict) else arrays["labels"][batch]
-
-
-def prediction_program(apply: Apply) -> Callable[..., Any]:
-    """A net's scores of images, in evaluation mode.
-
-    Returns:
-        (params, stats, images uint8 [share, height, width, channels], mean, std) -> (logits
-        float [share, classes],).
-    """
-
-    def program(
-        params: Any, stats: Any, images: jax.Array, mean: jax.Array, std: jax.Array
-    ) -> tuple[jax.Array]:
-        logits, _ = apply(params, stats, augment.normalize(images, mean, std), False)
-        return (logits,)
-
-    return program
-
-
-def evaluation_program(apply: Apply) -> Callable[..., Any]:
-    """Measures one batch in evaluation mode; every example counts alike.
-
-    Returns:
-        (params, stats, arrays, batch [share], mask bool [share]) -> (metrics summed over all
-        devices, logits float [share, classes]); `batch` is as `data.feed.Inputs`.
-    """
-    predict = prediction_program(apply)
-
-    def program(
-        params: Any, stats: Any, arrays: dict[str, jax.Array], batch: Inputs, mask: jax.Array
-    ) -> tuple[ClassificationMetrics, jax.Array]:
-        images, labels = _images(arrays, batch), _labels(arrays, batch)
-        (logits,) = predict(params, stats, images, arrays["mean"], arrays["std"])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        metrics = ClassificationMetrics.single_from_model_output(
-            logits=logits, labels=labels, loss=losses, mask=mask
-        )
-        return lax.psum(metrics, AXIS), logits
-
-    return program
-
-
-def crop_program(apply: Apply) -> Callable[..., Any]:
-    """A net's probabilities for one crop of each image, in evaluation mode.
-
-    Returns:
-        (params, stats, images uint8 [share, height, width, channels], mean, std, mirrored bool) ->
-        (probabilities float [share, classes],), of the mirror images if `mirrored`.
-    """
-    predict = prediction_program(apply)
-
-    def program(
-        params: Any,
-        stats: Any,
-        images: jax.Array,
-        mean: jax.Array,
-        std: jax.Array,
-        mirrored: jax.Array,
-    ) -> tuple[jax.Array]:
-        images = jnp.where(mirrored, images[:, :, ::-1], images)
-        (logits,) = predict(params, stats, images, mean, std)
-        return (jax.nn.softmax(logits.astype(jnp.float32)),)
-
-    return program

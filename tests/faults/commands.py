@@ -19,7 +19,7 @@ import numpy as np
 from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, load_json
 from resnet_jax.train import checkpoint
-from resnet_jax.train.setup import initial_state
+from resnet_jax.train.initial import initial_state
 from resnet_jax.train.state import TrainState
 from tests.faults import config as short_run
 

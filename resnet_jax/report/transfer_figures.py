@@ -1,0 +1,134 @@
+"""Figures on nets that have learned something new: measures over the input's size, ROC curves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resnet_jax.report import records, style, transfer
+from resnet_jax.report.sweep import Sweep
+from resnet_jax.report.transfer import MEASURES, Entry
+
+MOST_PANELS = 6
+
+
+def measures(sweep: Sweep) -> Figure:
+    """Accuracy and ROC area over input size, or all measures side by side at a single size."""
+    entries = transfer.entries(sweep)
+    sizes = sorted({entry.size for entry in entries if entry.size})
+    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
+    names = ("accuracy", "ROC area") if len(sizes) > 1 else MEASURES
+    looks = _looks(entries)
+    if len(sizes) > 1:
+        for axes, name in zip(figure.subplots(1, 2), names, strict=True):
+            for series, look in looks.items():
+                _line(axes, [e for e in entries if e.series == series and e.size], name, look)
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(sizes, [str(size) for size in sizes])
+            axes.minorticks_off()
+            axes.set_xlabel("input size (pixels a side)")
+            style.clean(axes, ylabel=f"{name}, test")
+        handles = axes.get_legend_handles_labels()
+    else:
+        axes = figure.subplots()
+        for place, entry in enumerate(entries):
+            shift = (place - (len(entries) - 1) / 2) * min(0.16, 0.7 / len(entries))
+            _dots(axes, np.arange(len(names)) + shift, entry, looks[entry.series])
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        style.clean(axes, ylabel="share of the test images (area: 0 to 1)")
+        handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    bars = "bars: 95 % interval over seeds; with one seed over images"
+    style.footnote(figure, sweep, [entry.group for entry in entries], bars)
+    return figure
+
+
+def roc(sweep: Sweep) -> Figure | None:
+    """ROC curves of every label and seed, one panel an input size; None for several classes."""
+    entries = [entry for entry in transfer.entries(sweep) if _curves(entry)]
+    sizes = list(dict.fromkeys(entry.size for entry in entries))[:MOST_PANELS]
+    if not sizes:
+        return None
+    columns = min(len(sizes), 3)
+    rows = -(-len(sizes) // columns)
+    width = 3.5 * columns if columns > 1 else 5.2
+    figure = Figure(figsize=(max(width, 5.2), 3.6 * rows + 0.5), layout="constrained")
+    looks = _looks(entries)
+    panels = np.ravel(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False))
+    for axes, size in zip(panels, sizes, strict=False):
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
+        for entry in entries:
+            if entry.size != size:
+                continue
+            for number, (x, y) in enumerate(_curves(entry)):
+                colour = looks[entry.series]["color"]
+                label = entry.series if not number else None
+                axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.8, label=label)
+        if size:
+            axes.set_title(f"{size} pixels", fontsize=10)
+        axes.set_aspect("equal")
+        axes.set_xlabel("false positive rate")
+        style.clean(axes, ylabel="true positive rate")
+    for axes in panels[len(sizes) :]:
+        axes.set_visible(False)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    told = "one line a seed; dotted: chance"
+    style.footnote(figure, sweep, [entry.group for entry in entries], told)
+    return figure
+
+
+def _looks(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each series."""
+    return {
+        series: {
+            "color": style.COLOURS[i % len(style.COLOURS)],
+            "marker": style.MARKERS[i % len(style.MARKERS)],
+        }
+        for i, series in enumerate(dict.fromkeys(entry.series for entry in entries))
+    }
+
+
+def _line(axes: Axes, entries: Sequence[Entry], name: str, look: dict[str, Any]) -> None:
+    found = [entry.measures[name] for entry in entries]
+    means = np.array([one.mean for one in found])
+    ends = np.array([[one.mean - one.low, one.high - one.mean] for one in found]).T
+    axes.errorbar(
+        [entry.size or 0 for entry in entries],
+        means,
+        np.nan_to_num(ends),
+        label=style.plain_text(entries[0].series),
+        capsize=3,
+        linewidth=1.4,
+        markersize=5,
+        **look,
+    )
+
+
+def _dots(axes: Axes, places: np.ndarray, entry: Entry, look: dict[str, Any]) -> None:
+    found = [entry.measures[name] for name in MEASURES]
+    means = np.array([one.mean for one in found])
+    ends = np.array([[one.mean - one.low, one.high - one.mean] for one in found]).T
+    axes.errorbar(
+        places,
+        means,
+        np.nan_to_num(ends),
+        label=style.plain_text(entry.series),
+        linestyle="none",
+        capsize=3,
+        markersize=6,
+        **look,
+    )
+
+
+def _curves(entry: Entry) -> list[tuple[list[float], list[float]]]:
+    """False and true positive rates of each seed."""
+    found = []
+    for run in entry.group.runs:
+        rows = records.field(run.evaluation or {}, "splits.test.ranking.per_class", [])
+        if len(rows) == 1 and "roc" in rows[0]:
+            found.append((rows[0]["roc"]["x"], rows[0]["roc"]["y"]))
+    return found
