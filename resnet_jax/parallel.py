@@ -142,7 +142,11 @@ class DeviceMap:
 
     def single_copy(self, tree: Any) -> Any:
         """One copy of what `replicate` made or a program returned as copied, still on device."""
-        return jax.tree.map(lambda x: x[0], tree) if self.mapping == "pmap" else tree
+        if self.mapping != "pmap":
+            return tree
+        # Not x[0], which XLA computes as a sum over devices, with zeros from all but one: that
+        # turns -0 into 0, and takes part of every device.
+        return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
 
 
 class _PmapProgram:

@@ -92,7 +92,7 @@ def paths(tree):
 NETS = {
     "CIFAR": (ModelConfig(depth=8, activation_order="full_preactivation"), (8, 8, 3)),
     "ImageNet": (nets.resnet(18, width=1 / 16), (32, 32, 3)),
-    "VGG": (nets.vgg(11, normalized=True, width=1 / 16), (32, 32, 3)),
+    "VGG": (nets.vgg(11, normalized=True, width=1 / 16), (224, 224, 3)),
 }
 
 
@@ -144,11 +144,11 @@ def test_frozen_parameters_and_statistics_stay_the_same_to_the_bit(
         parallel=parallel,
     )
     experiment = Experiment.prepare(config)
-    # A negative zero is what adding an update of zero would change.
-    kernel = experiment.state.params["stem_conv"]["kernel"]
-    kernel[0, 0, 0, 0] = -0.0
-    if average_decay:
-        experiment.state.average.params["stem_conv"]["kernel"][0, 0, 0, 0] = -0.0
+    start = jax.tree.map(np.copy, experiment.state)
+    for weights in (start, start.evaluated):
+        # A negative zero is what adding an update of zero would change.
+        weights.params["stem_conv"]["kernel"][0, 0, 0, 0] = -0.0
+    experiment = dataclasses.replace(experiment, state=start)
     frozen = FrozenParts(experiment)
     state = experiment.placed(experiment.state)
     for batch in experiment.batches(0):
@@ -302,8 +302,7 @@ def test_features_that_are_kept_are_read_by_runs_with_the_same_backbone_alone(
     assert run("another-seed", train={"seed": 1})
     assert len(list(folder.iterdir())) == 1
     assert not run("resized", data={"resize": 12})
-    assert not run("random", model={"weights": ""}, **{"train": {"seed": 1}})
-    assert len(list(folder.iterdir())) == 3
+    assert len(list(folder.iterdir())) == 2
 
 
 @pytest.mark.parametrize("harm", ["flipped", "cut off", "of something else"])
