@@ -32,9 +32,16 @@ TRANSFORM_FIELDS = {
 class ModelConfig:
     """Which net. The number of classes and channels comes from the data set."""
 
-    # He 2015, Sec. 4.2 (three stages) and Table 1 (four); Simonyan and Zisserman 2015, Table 1.
-    family: str = _field("cifar_resnet", allowed=("cifar_resnet", "imagenet_resnet", "vgg"))
+    # He 2015, Sec. 4.2 (three stages) and Table 1 (four); Simonyan and Zisserman 2015, Table 1;
+    # Howard et al. 2019, Tables 1 and 2; Liu et al. 2021, Sec. 3.3.
+    family: str = _field(
+        "cifar_resnet",
+        allowed=("cifar_resnet", "imagenet_resnet", "vgg", "mobilenet_v3", "swin"),
+    )
     depth: int = _field(20, minimum=8)
+    # Which net of a family that has no depths: mobilenet_v3 is large or small, swin is tiny, small
+    # or base; "" in all others.
+    variant: str = _field("", allowed=("", "large", "small", "tiny", "base"))
     # False removes every shortcut and changes nothing else: the plain twin.
     residual: bool = _field(True)
     block: str = _field("basic", allowed=("basic", "bottleneck"))
@@ -72,13 +79,14 @@ class ModelConfig:
     zero_padding: str = _field("end", allowed=("end", "both"))
     # He 2015 strides in the first 1x1 convolution; widely published weights ("v1.5") in the 3x3.
     bottleneck_stride: str = _field("1x1", allowed=("1x1", "3x3"))
-    # Multiplies the stages' widths: 16, 32, 64 of cifar_resnet, 64 to 512 of the others (and VGG's
-    # 4096 hidden units).
+    # Multiplies the stages' widths: 16, 32, 64 of cifar_resnet, 64 to 512 of imagenet_resnet and
+    # vgg (and its 4096 hidden units), all of mobilenet_v3, each rounded to a multiple of 8, and the
+    # 96 or 128 of swin's embedding, whose heads are 32 wide.
     width: float = _field(1.0, minimum=1 / 16)
     # Synced: statistics of the global batch. Local: of each device's share, as in the papers.
     # Frozen: the running ones, which stay as they are: those of `weights`, or mean 0 and variance
     # 1, which is a net without BN: scale and shift are left, and nothing is normalised.
-    # None: no such layers at all, as in the published VGG nets, and in no other family.
+    # None: no such layers at all, as in the published VGG nets and in swin, and nowhere else.
     batch_norm: str = _field("synced", allowed=("synced", "local", "frozen", "none"))
     # new running statistic = decay * old + (1 - decay) * batch; PyTorch calls 1 - decay "momentum".
     batch_norm_decay: float = _field(0.9, minimum=0, maximum=1)
@@ -94,7 +102,17 @@ class ModelConfig:
     @property
     def has_blocks(self) -> bool:
         """Whether it is made of blocks, plain or residual, which can be checked and taken apart."""
-        return self.family != "vgg"
+        return self.family in ("cifar_resnet", "imagenet_resnet")
+
+    @property
+    def net(self) -> str:
+        """As the papers write it: ResNet-20, plain-20, VGG-16, MobileNetV3-Large, Swin-T."""
+        if self.family == "mobilenet_v3":
+            return f"MobileNetV3-{self.variant.capitalize()}"
+        if self.family == "swin":
+            return f"Swin-{self.variant[:1].upper()}"
+        kind = "VGG" if self.family == "vgg" else "ResNet" if self.residual else "plain"
+        return f"{kind}-{self.depth}"
 
     @property
     def has_dropout(self) -> bool:
