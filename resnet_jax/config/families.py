@@ -30,7 +30,7 @@ VGG = {
 }
 # Blocks in each stage by variant. Howard et al. 2019 (arXiv 1905.02244), Tables 1 and 2, a stage
 # being the blocks of one resolution; Liu et al. 2021 (arXiv 2103.14030), Sec. 3.3.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, tuple[int, ...]]] = {
     "mobilenet_v3": {"large": (1, 2, 3, 6, 3), "small": (1, 2, 5, 3)},
     "swin": {"tiny": (2, 2, 6, 2), "small": (2, 2, 18, 2), "base": (2, 2, 18, 2)},
 }
