@@ -127,7 +127,8 @@ class Walk:
                 starts = how["start_indices"]
                 return _each(first, lambda s, i: s.window(1, strides[i], -starts[i], 1))
             if name == "pad" and all(how["padding_config"][i][2] == 0 for i in SPATIAL):
-                return _each(first, lambda s, i: s.window(1, 1, how["padding_config"][i][0], 1))
+                before = [int(low) for low, _, _ in how["padding_config"]]  # NumPy's, of jnp.pad
+                return _each(first, lambda s, i: s.window(1, 1, before[i], 1))
             if name.startswith(("reduce_", "arg")) and set(SPATIAL) <= set(how.get("axes", ())):
                 return self.all
             if name == "reshape" and len(how["new_sizes"]) == 2:
