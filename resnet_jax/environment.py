@@ -18,12 +18,11 @@ import importlib.metadata
 import importlib.util
 import logging
 import os
-import pathlib
 import socket
 import sys
 from typing import TYPE_CHECKING
 
-from resnet_jax import native
+from resnet_jax import files, native
 
 if TYPE_CHECKING:  # importing it takes longer than what precedes `keep_memory` should
     from resnet_jax.config import RunConfig
@@ -64,8 +63,7 @@ NUMERICS = ("GLIBC_TUNABLES", "XLA_FLAGS")
 def of_run(config: RunConfig, *, on_cpu: bool) -> dict[str, str]:
     """The variables that a run's process is to have, where the user has not set others."""
     # Runs that differ in the seed alone share one program. Compiled code fits one kind of machine.
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    cache = home / "resnet_jax" / f"compiled-{socket.gethostname()}"
+    cache = files.cache() / f"compiled-{socket.gethostname()}"
     wanted = {CACHE: str(cache), SMALLEST: "0"}
     if on_cpu:
         wanted["GLIBC_TUNABLES"] = KEEP_MEMORY

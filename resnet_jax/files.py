@@ -1,10 +1,16 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where those lie that can be had again."""
 
 import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
 from typing import BinaryIO
+
+
+def cache() -> pathlib.Path:
+    """The folder for what can be compiled or fetched again: ~/.cache/resnet_jax, by XDG's rules."""
+    home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return pathlib.Path(home).expanduser() / "resnet_jax"
 
 
 @contextlib.contextmanager

@@ -47,14 +47,6 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", True)
 
 
-# Many build the same program anew. Each process has a cache of its own, for two could read one
-# another's half-written files.
-COMPILED = tempfile.mkdtemp(prefix="compiled-")
-atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", COMPILED)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
 @pytest.fixture(autouse=True)
 def logging_as_it_was():
     """A command called in this process sets up the log; the next test reads it as before."""

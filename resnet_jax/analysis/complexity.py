@@ -85,9 +85,9 @@ def name(config: ModelConfig) -> str:
     residual = f"ResNet-{config.depth} {config.shortcut}"
     words = [residual if config.residual else f"plain-{config.depth}"]
     usual = ModelConfig()
-    if config.family == "vgg":
-        words = [f"VGG-{config.depth}"]
-        usual = ModelConfig(batch_norm="none")
+    if not config.has_blocks:
+        words = [config.net]
+        usual = ModelConfig(batch_norm="synced" if config.family == "mobilenet_v3" else "none")
     if config.family == "imagenet_resnet":  # whose blocks follow from the depth
         usual = ModelConfig(block=config.block)
         words += ["v1.5"] if config.bottleneck_stride == "3x3" else []
@@ -107,8 +107,8 @@ def family(name: str = "cifar") -> Iterator[ModelConfig]:
 
     Args:
         name: "cifar" for those of He et al. 2015, Sec. 4.2, plain and with options A, B and C;
-            "imagenet" for those of its Table 1 likewise, bottlenecks with option B, and for VGG
-            nets without and with BN.
+            "imagenet" for those of its Table 1 likewise, bottlenecks with option B, for VGG nets
+            without and with BN, and for those that have variants instead of depths.
     """
     if name == "cifar":
         for depth in expected.PARAMETERS:
@@ -126,6 +126,9 @@ def family(name: str = "cifar") -> Iterator[ModelConfig]:
     for depth in VGG_DEPTHS:
         for batch_norm in ("none", "synced"):
             yield ModelConfig(family="vgg", depth=depth, residual=False, batch_norm=batch_norm)
+    for other, variant in expected.VARIANTS_PRINTED:
+        batch_norm = "none" if other == "swin" else "synced"
+        yield ModelConfig(family=other, variant=variant, batch_norm=batch_norm)
 
 
 def table(costs: list[Cost], title: str) -> rich.table.Table:

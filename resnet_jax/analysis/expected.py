@@ -39,6 +39,14 @@ IMAGENET_PARAMETERS = {
 # Billions of multiply-adds for an image of 224x224: He 2015, Table 1, and Sec. 3.3 for VGG-19. The
 # paper has two digits, and bottlenecks that stride in their 1x1 convolution.
 IMAGENET_MULTIPLY_ADDS = {18: 1.8, 34: 3.6, 50: 3.8, 101: 7.6, 152: 11.3}
+# Howard et al. 2019 (arXiv 1905.02244), Table 3; Liu et al. 2021 (arXiv 2103.14030), Table 1.
+VARIANTS_PRINTED = {
+    ("mobilenet_v3", "large"): "5.4M",
+    ("mobilenet_v3", "small"): "2.5M",
+    ("swin", "tiny"): "29M",
+    ("swin", "small"): "50M",
+    ("swin", "base"): "88M",
+}
 
 
 class Place(NamedTuple):
@@ -119,7 +127,7 @@ def image(config: DataConfig) -> tuple[tuple[int, int, int], int]:
 
 def published_parameters(config: ModelConfig, channels: int, num_classes: int) -> int | None:
     """The published number of parameters of this net, or None if it is not a published one."""
-    if not _is_of_papers_size(config, channels, num_classes):
+    if not (config.has_blocks and _is_of_papers_size(config, channels, num_classes)):
         return None
     if config.family == "imagenet_resnet":
         published = IMAGENET_PARAMETERS.get(config.depth, {})
@@ -133,8 +141,10 @@ def published_parameters(config: ModelConfig, channels: int, num_classes: int) -
 
 def printed_parameters(config: ModelConfig, channels: int, num_classes: int) -> str:
     """The number of parameters as a paper prints it beside this net; "" if none does."""
-    if config.family != "cifar_resnet" or not _is_of_papers_size(config, channels, num_classes):
+    if not _is_of_papers_size(config, channels, num_classes):
         return ""
+    if config.family != "cifar_resnet":
+        return VARIANTS_PRINTED.get((config.family, config.variant), "")
     net = (config.block, config.activation_order, config.shortcut, config.residual)
     if net == ("basic", "original", "A", True):
         return PRINTED.get(config.depth, "")

@@ -6,8 +6,9 @@ else in the package reads a `ConfigDict`.
 """
 
 from resnet_jax.config.check import field_names, unknown_field, validate
-from resnet_jax.config.families import stage_sizes
+from resnet_jax.config.families import stage_sizes, swin_heads
 from resnet_jax.config.files import default_config, differences, load_json, to_json
+from resnet_jax.config.net import ModelConfig
 from resnet_jax.config.resolve import (
     records_signals,
     resolve_block_loop,
@@ -17,7 +18,6 @@ from resnet_jax.config.schema import (
     DataConfig,
     EvaluationConfig,
     LogConfig,
-    ModelConfig,
     OptimizerConfig,
     ParallelConfig,
     RunConfig,
@@ -45,6 +45,7 @@ __all__ = [
     "resolve_block_loop",
     "resolve_steps_per_call",
     "stage_sizes",
+    "swin_heads",
     "to_json",
     "unknown_field",
     "validate",

@@ -11,12 +11,11 @@ import ml_collections
 
 from resnet_jax.config import families, transfer
 from resnet_jax.config.effects import require_default
+from resnet_jax.config.net import TRANSFORM_FIELDS, ModelConfig
 from resnet_jax.config.resolve import intervals
 from resnet_jax.config.schema import (
     STREAMED,
-    TRANSFORM_FIELDS,
     DataConfig,
-    ModelConfig,
     RunConfig,
 )
 from resnet_jax.errors import InputError

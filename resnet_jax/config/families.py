@@ -1,10 +1,11 @@
-"""The families of nets: which depths each has, and which fields say something of it.
+"""The families of nets: which depths or variants each has, and which fields say something of it.
 
 What one of their nets would ignore is refused, for it would stand in the run's record all the same.
 """
 
 from resnet_jax.config.effects import require_default
-from resnet_jax.config.schema import ModelConfig, RunConfig
+from resnet_jax.config.net import ModelConfig
+from resnet_jax.config.schema import RunConfig
 from resnet_jax.errors import InputError
 
 # Convolutions of a CIFAR net's three stages together, for each of a stage's n blocks: the depth is
@@ -28,18 +29,26 @@ VGG = {
     16: (2, 2, 3, 3, 3),
     19: (2, 2, 4, 4, 4),
 }
+# Blocks in each stage by variant. Howard et al. 2019 (arXiv 1905.02244), Tables 1 and 2, a stage
+# being the blocks of one resolution; Liu et al. 2021 (arXiv 2103.14030), Sec. 3.3.
+VARIANTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "mobilenet_v3": {"large": (1, 2, 3, 6, 3), "small": (1, 2, 5, 3)},
+    "swin": {"tiny": (2, 2, 6, 2), "small": (2, 2, 18, 2), "base": (2, 2, 18, 2)},
+}
 # Filters of the first stage where `width` is 1; all other numbers are multiples of it.
 FIRST_WIDTH = {"cifar_resnet": 16, "imagenet_resnet": 64, "vgg": 64}
 # Fully connected layers between the last feature map and the head.
-HIDDEN = {"vgg": 2}
-# Fields that a family does not read, beside `residual`, which has to be False in a VGG net.
+HIDDEN = {"vgg": 2, "mobilenet_v3": 1}
+# Liu et al. 2021, Sec. 3.3: C, and the "query dimension of each head".
+SWIN_WIDTH, SWIN_HEAD_WIDTH = {"tiny": 96, "small": 96, "base": 128}, 32
+OF_BLOCKS = ("block", "activation_order", "shortcut", "zero_padding", "bottleneck_stride", "stem")
+# Fields that a family does not read, beside `residual`, which its nets leave no choice of.
 UNREAD = {
-    "cifar_resnet": ("stem",),
-    "imagenet_resnet": (),
-    "vgg": (
-        *("block", "activation_order", "shortcut", "zero_padding", "bottleneck_stride", "stem"),
-        "auxiliary_weight",
-    ),
+    "cifar_resnet": ("stem", "variant"),
+    "imagenet_resnet": ("variant",),
+    "vgg": (*OF_BLOCKS, "auxiliary_weight", "variant"),
+    "mobilenet_v3": (*OF_BLOCKS, "auxiliary_weight", "depth", "shortcut_transform"),
+    "swin": (*OF_BLOCKS, "auxiliary_weight", "depth", "shortcut_transform"),
 }
 
 
@@ -47,8 +56,16 @@ def stage_sizes(config: ModelConfig) -> tuple[int, ...]:
     """How many blocks each stage of a net has; of a VGG net, how many convolutions.
 
     Raises:
-        InputError: if the family has no net of this depth, or none with these blocks.
+        InputError: if the family has no net of this depth or variant, or none with these blocks.
     """
+    if config.family in VARIANTS:
+        variants = VARIANTS[config.family]
+        if config.variant not in variants:
+            raise InputError(
+                f"config.model.variant must be one of {', '.join(map(repr, variants))} with "
+                f"config.model.family={config.family!r}, got {config.variant!r}"
+            )
+        return variants[config.variant]
     if config.family == "vgg":
         if config.depth not in VGG:
             raise InputError(_no_depth(config, tuple(VGG)))
@@ -97,6 +114,25 @@ def _no_depth(config: ModelConfig, depths: tuple[int, ...]) -> str:
     )
 
 
+def swin_heads(config: ModelConfig) -> tuple[int, int]:
+    """Channels and attention heads of a Swin Transformer's first stage, doubled in each other one.
+
+    Heads are 32 wide, and narrower only where there is one.
+
+    Raises:
+        InputError: if the configured width divides into no such heads.
+    """
+    width = SWIN_WIDTH[config.variant] * config.width
+    heads = max(1, int(width) // SWIN_HEAD_WIDTH)
+    if width % 1 or (width > SWIN_HEAD_WIDTH and width % SWIN_HEAD_WIDTH):
+        raise InputError(
+            f"config.model.width={config.width:g} gives {width:g} channels in the first stage of "
+            f"{config.net}; use a width that gives a multiple of {SWIN_HEAD_WIDTH}, or a whole "
+            "number below it"
+        )
+    return int(width), heads
+
+
 def check(run: RunConfig) -> None:
     """Compares the fields of a run's net with its family.
 
@@ -107,33 +143,44 @@ def check(run: RunConfig) -> None:
     stage_sizes(model)
     for name in UNREAD[model.family]:
         require_default(model, "model", name, f"config.model.family={model.family!r}")
-    first = FIRST_WIDTH[model.family]
-    if (first * model.width) % 1:
+    first = FIRST_WIDTH.get(model.family, 1)
+    if model.family in FIRST_WIDTH and (first * model.width) % 1:
         raise InputError(
             f"config.model.width={model.width:g} gives {first * model.width:g} filters in the "
             f"first stage; use a multiple of 1/{first}"
         )
-    if model.family == "vgg":
-        _check_vgg(run)
-    elif model.batch_norm == "none":
-        raise InputError(
-            "config.model.batch_norm='none' is for config.model.family='vgg'; use 'frozen', which "
-            "scales and shifts and normalises nothing"
-        )
-
-
-def _check_vgg(run: RunConfig) -> None:
-    model = run.model
-    if model.residual:
-        raise InputError(
-            "config.model.residual=True, but a VGG net has no shortcuts; use False with "
-            "config.model.family='vgg'"
-        )
+    if not model.has_blocks:
+        _check_without_blocks(run)
     if model.batch_norm == "none":
+        if model.family not in ("vgg", "swin"):
+            raise InputError(
+                "config.model.batch_norm='none' is for config.model.family='vgg' or 'swin'; use "
+                "'frozen', which scales and shifts and normalises nothing"
+            )
         for name in ("batch_norm_decay", "batch_norm_epsilon"):
             require_default(model, "model", name, "config.model.batch_norm='none'")
-    reason = "config.model.family='vgg', whose stages are not made of blocks"
-    require_default(run.train, "train", "recompute_blocks", reason)
+
+
+def _check_without_blocks(run: RunConfig) -> None:
+    model = run.model
+    family = f"config.model.family={model.family!r}"
+    if model.residual != (model.family != "vgg"):
+        kinds = "no shortcuts" if model.residual else "shortcuts in any case"
+        net = "a VGG net" if model.family == "vgg" else model.net
+        raise InputError(
+            f"config.model.residual={model.residual}, but {net} has {kinds}; use "
+            f"{not model.residual} with {family}"
+        )
+    if model.family == "swin":
+        swin_heads(model)
+        if model.batch_norm != "none":
+            raise InputError(
+                f"config.model.batch_norm={model.batch_norm!r}, but {model.net} has layer norm "
+                f"instead; use 'none' with {family}"
+            )
+    reason = f"{family}, whose stages are not made of alike blocks"
+    if model.family == "vgg":
+        require_default(run.train, "train", "recompute_blocks", reason)
     if run.train.block_loop == "always":
         raise InputError(
             f"config.train.block_loop='always' has no effect with {reason}; use 'auto' or 'never'"

@@ -61,7 +61,7 @@ def of_parts(model: Net, image: tuple[int, int, int], *, blocks: bool = False) -
     Args:
         model: the net.
         image: (height, width, channels).
-        blocks: as in `ResNet.parts`.
+        blocks: as in each net's `parts`.
     """
     graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
 

@@ -58,7 +58,7 @@ def _convolve(
     **rest: Any,
 ) -> jax.Array:
     """The convolution of `convolution` below, by the CPU extension where it is at hand."""
-    if library.suits(x, kernel):
+    if rest["feature_group_count"] == 1 and library.suits(x, kernel):
         return operations.convolution(x, kernel, strides[0], padding[0][0])
     return lax.conv_general_dilated(x, kernel, strides, padding, **rest)
 
@@ -72,10 +72,13 @@ def convolution(
     rngs: nnx.Rngs,
     *,
     bias: float | None = None,
+    groups: int = 1,
 ) -> nnx.Conv:
     """A convolution, padded symmetrically, with a bias of this initial value or (None) without.
 
     'SAME' would pad (0, 1) at stride 2, which is neither the papers' nor PyTorch's convention.
+    With as many groups as channels it is depthwise; the fan out that its initial weights are drawn
+    by is then PyTorch's, of all channels.
     """
     side = kernel // 2
     return nnx.Conv(
@@ -84,6 +87,7 @@ def convolution(
         kernel_size=(kernel, kernel),
         strides=stride,
         padding=((side, side), (side, side)),
+        feature_group_count=groups,
         conv_general_dilated=_convolve,
         use_bias=bias is not None,
         bias_init=nnx.initializers.constant(bias or 0.0),
@@ -113,7 +117,9 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int) -> jax.Array:
     return found
 
 
-def dropout(x: jax.Array, rate: float, keys: jax.Array, position: int) -> jax.Array:
+def dropout(
+    x: jax.Array, rate: float, keys: jax.Array, position: int, *, whole: bool = False
+) -> jax.Array:
     """Sets a share of the values to zero, and divides the others by what is kept.
 
     Args:
@@ -121,12 +127,15 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array, position: int) -> jax.Ar
         rate: the share, below 1.
         keys: one for each image [batch], on which alone its mask depends.
         position: of the layer in the net, so that each draws masks of its own.
+        whole: an image's values stay or go together, as a branch's do in stochastic depth (Huang
+            et al. 2016, arXiv 1603.09382).
     """
     kept = 1 - rate
+    shape = (1,) * (x.ndim - 1) if whole else x.shape[1:]
 
     def mask(key: jax.Array) -> jax.Array:
         own = jax.random.fold_in(key, position)
-        return jax.random.bernoulli(own, kept, x.shape[1:])
+        return jax.random.bernoulli(own, kept, shape)
 
     return jnp.where(jax.vmap(mask)(keys), x / kept, 0)
 
@@ -138,22 +147,60 @@ def classifier(in_width: int, classes: int, numerics: Numerics, rngs: nnx.Rngs) 
 
 
 def fully_connected(
-    in_width: int, width: int, numerics: Numerics, rngs: nnx.Rngs, *, gain: float = 2.0
+    in_width: int,
+    width: int,
+    numerics: Numerics,
+    rngs: nnx.Rngs,
+    *,
+    gain: float = 2.0,
+    deviation: float | None = None,
+    bias: bool = True,
 ) -> nnx.Linear:
     """A fully connected layer, before a ReLU unless another gain says otherwise.
 
     Its initial weights have variance gain / fan in: He et al. 2015 (arXiv 1502.01852), eq. 10, in
     its forward form. The backward form, by fan out, would make the outputs of a layer that has six
-    times as many inputs (VGG's first) two and a half times as large.
+    times as many inputs (VGG's first) two and a half times as large. A given standard deviation
+    takes their place. The bias, if there is one, starts at zero.
     """
+    scaled = nnx.initializers.variance_scaling(gain, "fan_in", "normal")
     return nnx.Linear(
         in_width,
         width,
-        kernel_init=nnx.initializers.variance_scaling(gain, "fan_in", "normal"),
+        use_bias=bias,
+        kernel_init=scaled if deviation is None else nnx.initializers.normal(deviation),
         dtype=numerics.dtype,
         param_dtype=numerics.param_dtype,
         rngs=rngs,
     )
+
+
+class LayerNorm(nnx.LayerNorm):
+    """Layer normalisation over channels, computed in `param_dtype` whatever the activations are.
+
+    Args:
+        width: channels.
+        numerics: shared by the net's layers; `epsilon` is batch norm's, this one's is 1e-5.
+        rngs: that scale and bias, ones and zeros, have no need of.
+    """
+
+    def __init__(self, width: int, numerics: Numerics, rngs: nnx.Rngs):
+        wide = numerics.param_dtype
+        super().__init__(
+            width,
+            epsilon=1e-5,
+            dtype=wide,
+            param_dtype=wide,
+            # E[x^2] - E[x]^2 loses digits where the mean is large.
+            use_fast_variance=False,
+            rngs=rngs,
+        )
+        self.activations = numerics.dtype
+
+    def __call__(self, x: jax.Array, *, mask: jax.Array | None = None) -> jax.Array:
+        """Maps [..., channels] to the same shape, in the net's dtype."""
+        y: jax.Array = super().__call__(x.astype(self.param_dtype), mask=mask)
+        return y.astype(self.activations)
 
 
 class BatchNorm(nnx.Module):

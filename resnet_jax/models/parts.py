@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-# The part whose input is a ResNet's last feature map, and the one that ends every net.
+# The part whose input is the last feature map (VGG has none), and the one that ends every net.
 POOLING, HEAD = "global average pooling", "head"
 
 

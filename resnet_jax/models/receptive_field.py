@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from jax.extend import core
 
+from resnet_jax.models.windows import WINDOW, window_attention
+
 
 class Span(NamedTuple):
     """What pixel i sees along one axis: jump * i + low to jump * i + high.
@@ -43,8 +45,8 @@ Spans = tuple[Span, Span]
 PIXEL: Spans = (Span(1, 0, 0), Span(1, 0, 0))
 # What works on each pixel by itself, whatever its inputs.
 PIXELWISE = frozenset(
-    "abs add add_any and clamp convert_element_type copy div eq erf exp expm1 ge gt integer_pow "
-    "le log log1p logistic lt max min mul name ne neg not optimization_barrier or pow "
+    "abs add add_any and clamp convert_element_type copy div eq erf erfc exp expm1 ge gt "
+    "integer_pow le log log1p logistic lt max min mul name ne neg not optimization_barrier or pow "
     "reduce_precision rsqrt select_n sign sqrt square stop_gradient sub tanh".split()
 )
 CALLS = ("jaxpr", "call_jaxpr")
@@ -80,13 +82,30 @@ class Walk:
         """Adds the spans of one operation's results to the known ones."""
         seen = [_of(known, variable) for variable in equation.invars]
         inner = next((equation.params[name] for name in CALLS if name in equation.params), None)
+        called = equation.params.get("name")
         if not any(seen):
             found: list[Spans | None] = [None] * len(equation.outvars)
+        elif called == window_attention.__name__ and seen[0]:
+            found = [self._windowed(seen[0], equation.invars[0].aval.shape)]
         elif inner is not None and equation.primitive.name not in ("scan", "while", "cond"):
             found = self.through(getattr(inner, "jaxpr", inner), seen)
         else:
             found = [self._after(equation, seen)] * len(equation.outvars)
         known |= dict(zip(equation.outvars, found, strict=True))
+
+    def _windowed(self, spans: Spans, shape: tuple[int, ...]) -> Spans:
+        """Attention: a pixel sees its window, wherever in it it lies, shifted or not.
+
+        So it may see pixels up to a window's side less one away to either side, or all there are
+        where one window has them all.
+        """
+
+        def one(span: Span, axis: int) -> Span:
+            if shape[axis] == WINDOW:
+                return self.all[axis - 1]
+            return span.window(2 * WINDOW - 1, 1, WINDOW - 1, 1)
+
+        return _each(spans, one)
 
     def _after(self, equation: Any, seen: list[Spans | None]) -> Spans:
         name, how = equation.primitive.name, equation.params
@@ -96,6 +115,8 @@ class Walk:
             return joined
         if name == "concatenate" and how["dimension"] not in SPATIAL:
             return joined
+        if first and _keeps_pixels(equation):
+            return first
         if first and not any(others):
             if name == "conv_general_dilated":
                 return _convolution(first, equation)
@@ -106,12 +127,26 @@ class Walk:
                 starts = how["start_indices"]
                 return _each(first, lambda s, i: s.window(1, strides[i], -starts[i], 1))
             if name == "pad" and all(how["padding_config"][i][2] == 0 for i in SPATIAL):
-                return _each(first, lambda s, i: s.window(1, 1, how["padding_config"][i][0], 1))
+                before = [int(low) for low, _, _ in how["padding_config"]]  # NumPy's, of jnp.pad
+                return _each(first, lambda s, i: s.window(1, 1, before[i], 1))
             if name.startswith(("reduce_", "arg")) and set(SPATIAL) <= set(how.get("axes", ())):
                 return self.all
             if name == "reshape" and len(how["new_sizes"]) == 2:
                 return self.all  # all pixels in a row, as a matrix product takes them
         raise NotImplementedError(f"receptive field: {name!r} cannot be followed")
+
+
+def _keeps_pixels(equation: Any) -> bool:
+    """Whether an operation works on the channels of each pixel of its first input by itself."""
+    name, how = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), (batched, _) = how["dimension_numbers"]
+        return tuple(contracted) == (3,) and not batched
+    if name == "broadcast_in_dim":
+        return tuple(how["broadcast_dimensions"][:3]) == (0, 1, 2)
+    if name == "reshape":
+        return tuple(equation.invars[0].aval.shape[:3]) == tuple(how["new_sizes"][:3])
+    return str(name).startswith("reduce_") and tuple(how.get("axes", ())) == (3,)
 
 
 def _of(known: dict[Any, Spans | None], variable: Any) -> Spans | None:

@@ -8,17 +8,21 @@ from flax import nnx
 
 from resnet_jax.config import ModelConfig
 from resnet_jax.errors import InputError
+from resnet_jax.models.mobilenet_v3 import MobileNetV3
 from resnet_jax.models.partial import Cut
 from resnet_jax.models.parts import compose
 from resnet_jax.models.repeated import UNROLLED, Repetition
 from resnet_jax.models.resnet import ResNet
+from resnet_jax.models.swin import Swin
 from resnet_jax.models.vgg import VGG
 
-Net = ResNet | VGG
-FAMILIES: dict[str, Callable[..., Net]] = {
+Net = ResNet | VGG | MobileNetV3 | Swin
+FAMILIES: dict[str, type[Net]] = {
     "cifar_resnet": ResNet,
     "imagenet_resnet": ResNet,
     "vgg": VGG,
+    "mobilenet_v3": MobileNetV3,
+    "swin": Swin,
 }
 
 
@@ -37,7 +41,7 @@ class Apply(Protocol):
     ) -> tuple[jax.Array, Any]:
         """Maps x [batch, height, width, channels] to logits [batch, classes] and the next stats.
 
-        `keys` and `progress` matter to some nets, in training alone; see `ResNet` and `VGG`.
+        `keys` and `progress` matter to some nets, in training alone; see each family's.
         """
 
 
@@ -82,8 +86,8 @@ def build(
         repetition: how blocks that are alike become a program.
 
     Raises:
-        InputError: if the depth does not exist in the family, or JAX is not set to the net's
-            precision.
+        InputError: if the family has no such depth, variant or width, or JAX is not set to the
+            net's precision.
     """
     if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
         raise InputError(
@@ -107,9 +111,10 @@ def of_blocks(model: Net) -> ResNet:
         InputError: if it is none.
     """
     if not isinstance(model, ResNet):
+        (family,) = [name for name, kind in FAMILIES.items() if isinstance(model, kind)]
         raise InputError(
-            "a net with config.model.family='vgg' has no blocks to be checked or taken apart; take "
-            "a run of 'cifar_resnet' or 'imagenet_resnet'"
+            f"a net with config.model.family={family!r} has no blocks to be checked or taken "
+            "apart; take a run of 'cifar_resnet' or 'imagenet_resnet'"
         )
     return model
 

@@ -14,8 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from resnet_jax.models.blocks import Block
-
 
 class Repetition(NamedTuple):
     """How blocks that are alike become a program; it changes nothing that they compute.
@@ -39,14 +37,14 @@ class Loop(nnx.Module):
         blocks: alike but for the values of their weights; they stay as they are.
     """
 
-    def __init__(self, blocks: Sequence[Block]):
+    def __init__(self, blocks: Sequence[Any]):
         self.block = nnx.clone(blocks[0])
         states = [nnx.state(block) for block in blocks]
         nnx.update(self.block, jax.tree.map(lambda *values: jnp.stack(values), *states))
 
 
 def through(
-    blocks: Sequence[Block | Loop], x: jax.Array, *, recompute: bool, train: bool, **more: Any
+    blocks: Sequence[Any], x: jax.Array, *, recompute: bool, train: bool, **more: Any
 ) -> jax.Array:
     """Maps x through blocks, updating their statistics as calling one after the other would.
 
@@ -55,7 +53,7 @@ def through(
         x: the first one's input; if there are several, of the shape of each one's output.
         recompute: as in `Repetition`.
         train: as in `Block`.
-        **more: as in `Block`, the same for all.
+        **more: what else the blocks are called with, the same for all.
     """
     loop = isinstance(blocks[0], Loop)
     if not loop and not isinstance(x, jax.core.Tracer):  # there is no program to be kept short

@@ -26,6 +26,7 @@ BANDS = {
 LEAST_GAP_AT_56 = 4.0
 # The nets that the bands are for.
 NET = {
+    "model.family": "cifar_resnet",
     "model.activation_order": "original",
     "model.block": "basic",
     "model.width": 1.0,

@@ -61,9 +61,14 @@ class Run:
 
     @property
     def net(self) -> str:
-        """The net's name as the papers write it: plain-20, ResNet-20, VGG-16."""
+        """The net's name as the papers write it: plain-20, VGG-16, MobileNetV3-Large, Swin-T."""
         model = self.config["model"]
-        kind = "VGG" if model.get("family") == "vgg" else "ResNet" if model["residual"] else "plain"
+        family, variant = model.get("family"), model.get("variant", "")
+        if family == "mobilenet_v3":
+            return f"MobileNetV3-{variant.capitalize()}"
+        if family == "swin":
+            return f"Swin-{variant[:1].upper()}"
+        kind = "VGG" if family == "vgg" else "ResNet" if model["residual"] else "plain"
         return f"{kind}-{self.depth}"
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resnet_jax import run_folder
-from resnet_jax.report import published, recipes
+from resnet_jax.report import published, recipes, records
 from resnet_jax.report.groups import Group, commit_of, hardware_of
 from resnet_jax.report.style import dataset_name
 from resnet_jax.report.sweep import Sweep, short
@@ -109,7 +109,9 @@ def by_label(sweep: Sweep) -> Table:
     ]
     rows = []
     for group in sweep.groups:
-        row = [group.label, group.family, str(group.depth), str(group.n), str(group.n_diverged)]
+        has_depth = not records.field(group.config, "model.variant", "")
+        depth = str(group.depth) if has_depth else NOTHING
+        row = [group.label, group.family, depth, str(group.n), str(group.n_diverged)]
         row.append(" ".join(map(str, group.seeds)) or NOTHING)
         for mean in (group.mean("train"), group.mean("test")):
             interval = NOTHING

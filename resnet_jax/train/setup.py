@@ -232,6 +232,8 @@ def leaked_ids(path: str, dataset: dict[str, Any]) -> frozenset[str] | None:
 
 
 def _describe(config: RunConfig, dataset: datasets.Dataset | streamed.StreamedDataset) -> str:
-    kind = "residual" if config.model.residual else "plain"
+    model = config.model
+    kind = "residual" if model.residual else "plain"
+    net = model.net if model.variant else f"{kind} net of depth {model.depth}"
     sizes = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
-    return f"{kind} net of depth {config.model.depth} on {dataset.name} ({sizes})"
+    return f"{net} on {dataset.name} ({sizes})"
