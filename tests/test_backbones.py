@@ -1,5 +1,8 @@
 """MobileNetV3 and Swin Transformers: what they cost, are made of, and make of images."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +33,12 @@ SMALL = {
 
 def images(*shape, seed=0):
     return jnp.asarray(np.random.RandomState(seed).normal(size=shape), jnp.float32)
+
+
+def of_values(net, run):
+    """`run(net, x)` as a function of the net's values and x, which can be traced."""
+    graphdef, state = nnx.split(net)
+    return functools.partial(lambda s, x: run(nnx.merge(graphdef, s, copy=True), x), state)
 
 
 def keys_of(count, seed=0):
@@ -74,8 +83,6 @@ def test_the_command_lists_the_nets_with_variants_among_the_published_ones():
     assert found.net == "Swin-T, width 0.0833333" and found.activations > found.recomputed > 0
 
 
-# ---------------------------------------------------------------- the nets' parts
-
 PARTS = {
     "MobileNetV3-Large": {
         "stem": (32, 24, 8),
@@ -116,21 +123,27 @@ PARTS = {
 @pytest.mark.parametrize("name", SMALL)
 def test_the_parts_of_a_net_are_its_forward_pass(name):
     net = build(SMALL[name])
-    x = images(2, 64, 48, 3)
-    y, shapes = x, {}
-    for part in net.parts():
-        y = part.run(y)
-        shapes[part.name] = y.shape[1:]
-    assert shapes == PARTS[name]
-    np.testing.assert_array_equal(y, net(x, train=False))
-    np.testing.assert_array_equal(y, compose(net.parts(blocks=True), x))
+    found = complexity.of_parts(net, (64, 48, 3))
+    assert {part.name: part.shape for part in found} == PARTS[name]
+    shape, keys = (2, 64, 48, 3), keys_of(2)
+
+    def program(run):
+        image = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return str(jax.make_jaxpr(of_values(net, run))(image))
+
+    whole = program(lambda net, x: net(x, train=False))
+    assert program(lambda net, x: compose(net.parts(), x)) == whole
+    assert program(lambda net, x: compose(net.parts(blocks=True), x)) == whole
+    trained = program(lambda net, x: net(x, train=True, keys=keys))
+    assert program(lambda net, x: compose(net.parts(train=True, keys=keys), x)) == trained
+    assert trained != whole
+    # Keys are of no matter in evaluation.
+    assert program(lambda net, x: net(x, train=False, keys=keys)) == whole
     names = [part.name for part in net.parts(blocks=True)]
     assert f"stage 3, block {len(net.stages[2])}" in names
     assert len(names) == len(PARTS[name]) + sum(len(stage) - 1 for stage in net.stages)
     # What comes to the head is one vector an image.
-    assert names[-1] == HEAD and POOLING in names
-    body, head = net.parts()[:-1], net.parts()[-1]
-    np.testing.assert_array_equal(head.run(compose(body, x)), y)
+    assert names[-1] == HEAD and POOLING in names and len(found[-2].shape) == 1
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -152,17 +165,12 @@ def test_a_parameters_place_says_which_part_it_belongs_to(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_training_needs_a_key_for_each_image_and_follows_it(name):
+def test_training_needs_a_key_for_each_image(name):
     net = build(SMALL[name])
-    x, keys = images(1, 32, 32, 3), keys_of(3)
     with pytest.raises(ValueError, match="a key for each image"):
-        net(x, train=True)
+        net(images(1, 32, 32, 3), train=True)
     with pytest.raises(ValueError, match="a key for each image"):
         net.parts(train=True)
-    # Batches of one image, three times: all but the keys is alike.
-    both = net(jnp.tile(x, (3, 1, 1, 1)), train=True, keys=keys[jnp.array([0, 1, 0])])
-    np.testing.assert_array_equal(both[0], both[2])
-    np.testing.assert_array_equal(net(x, train=False), net(x, train=False, keys=keys[:1]))
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -170,43 +178,46 @@ def test_blocks_are_no_loop_but_may_be_computed_again(name):
     config = SMALL[name]
     with pytest.raises(ValueError, match="are not alike"):
         registry.build(config, channels=3, num_classes=7, repetition=Repetition(loop=True))
-    x, keys, found = images(4, 32, 32, 3), keys_of(4), []
+    model, keys, found = build(config), keys_of(2), []
+    width = complexity.of_parts(model, (32, 32, 3))[len(model.stages) - 1].shape[-1]
+    x = images(2, 4, 4, width)
     for recompute in (False, True):
-        model = build(config)
         model.repetition = Repetition(recompute=recompute)
-        net = registry.functional(model)
 
-        def loss(params, net=net):
-            logits, stats = net.apply(params, net.stats, x, True, keys=keys)
-            return (logits**2).sum(), stats
+        def total(net, x):
+            last = net.parts(train=True, keys=keys)[len(net.stages)]
+            return (last.run(x) ** 2).sum()
 
-        found.append(jax.jit(jax.grad(loss, has_aux=True))(net.params))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()),
-        *found,
-    )
+        gradient = jax.grad(of_values(model, total))
+        found.append(jax.jit(gradient)(x))
+        assert ("remat" in str(jax.make_jaxpr(gradient)(x))) == recompute
+    np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-4 * np.abs(found[0]).max())
+    model.repetition = Repetition()
     kept = complexity.activation_bytes(model, (32, 32, 3), batch=4)
     assert complexity.activation_bytes(model, (32, 32, 3), batch=4, recompute=True) < kept / 2
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_images_of_any_size_and_number_of_channels_are_classified(name):
+    net = build(SMALL[name], channels=1)
     for shape in ((33, 49, 1), (4, 7, 1), (8, 8, 1)):
-        logits = build(SMALL[name], channels=1)(images(2, *shape), train=False)
-        assert logits.shape == (2, 7) and np.isfinite(logits).all()
+        image = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        logits = jax.eval_shape(of_values(net, lambda net, x: net(x, train=False)), image)
+        assert logits.shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_in_bfloat16_parameters_statistics_and_logits_are_in_float32(name):
-    fields = {**vars(SMALL[name]), "dtype": "bfloat16"}
-    model = build(type(SMALL[name])(**fields))
-    net, exact = registry.functional(model), registry.functional(build(SMALL[name]))
-    x = images(2, 32, 32, 3)
-    logits, stats = net.apply(net.params, net.stats, x, True, keys=keys_of(2))
+    net = registry.functional(build(dataclasses.replace(SMALL[name], dtype="bfloat16")))
+    x, keys = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32), keys_of(2)
+
+    def trained(params, stats, x):
+        return net.apply(params, stats, x, True, keys=keys)
+
+    logits, stats = jax.eval_shape(trained, net.params, net.stats, x)
     assert {x.dtype for x in jax.tree.leaves((net.params, stats, logits))} == {jnp.dtype("float32")}
-    about = exact.apply(exact.params, exact.stats, x, False)[0]
-    found = net.apply(net.params, net.stats, x, False)[0]
-    assert 0 < np.abs(found - about).max() / np.abs(about).max() < 0.05
+    inner = str(jax.make_jaxpr(trained)(net.params, net.stats, x))
+    assert "bf16[2,16,16,8]" in inner or "bf16[2,8,8,8]" in inner
 
 
 def test_all_are_built_as_what_they_are():
@@ -228,9 +239,6 @@ def test_kernels_alone_are_decayed_where_norms_and_biases_are_not(name):
     updates, _ = tx.update(zeros, tx.init(ones), ones, train_error=jnp.float32(0))
     for path, update in jax.tree_util.tree_leaves_with_path(updates):
         assert bool(np.any(update)) == (path[-1].key == "kernel"), path
-
-
-# ---------------------------------------------------------------- receptive fields
 
 
 def test_a_mobilenets_receptive_field_is_that_of_its_convolutions_until_it_squeezes():
@@ -277,9 +285,6 @@ def test_one_window_that_has_the_whole_map_sees_the_whole_image():
     assert small["stage 4"].receptive_field == (28, 224) and small["stage 4"].sees_all
 
 
-# ---------------------------------------------------------------- MobileNetV3's own
-
-
 def test_widths_are_multiples_of_8_and_not_a_tenth_too_small():
     # By hand, from Howard et al. 2019's published code: 16 * 0.25 = 4 and so on.
     widths = {4: 8, 8: 8, 11: 16, 12: 16, 18: 24, 20: 24, 30: 32, 44: 48, 60: 64, 66.5: 64, 76: 80}
@@ -313,20 +318,17 @@ def test_dropout_before_the_head_leaves_four_fifths_of_the_units():
 
 
 def test_a_mobilenet_starts_as_torchvisions():
-    net = drawn(mobilenet_v3("small"))
+    net = drawn(mobilenet_v3("small", width=1 / 2))
     # He-normal by fan out; of a depthwise convolution PyTorch counts all channels.
     last = net.stages[3][2]
     for conv in (last.depthwise.conv, last.projection.conv, last.squeeze.expand):
         side, _, _, out = conv.kernel.shape
         deviation = (2 / (side**2 * out)) ** 0.5
-        np.testing.assert_allclose(np.std(conv.kernel[...]), deviation, rtol=0.05)
+        np.testing.assert_allclose(np.std(conv.kernel[...]), deviation, rtol=0.1)
     for layer in (net.hidden[0], net.head):
-        np.testing.assert_allclose(np.std(layer.kernel[...]), 0.01, rtol=0.05)
+        np.testing.assert_allclose(np.std(layer.kernel[...]), 0.01, rtol=0.1)
         np.testing.assert_array_equal(layer.bias[...], 0)
     np.testing.assert_array_equal(last.projection.norm.scale[...], 1)
-
-
-# ---------------------------------------------------------------- Swin Transformers' own
 
 
 def test_positions_in_a_window_are_numbered_by_their_differences():
@@ -438,7 +440,7 @@ def test_a_dropped_branch_is_dropped_of_the_whole_image_and_others_are_made_larg
 
 
 def test_a_swin_transformer_starts_as_the_published_code():
-    net = drawn(swin("tiny", width=2 / 3))
+    net = drawn(swin("tiny", width=1 / 3))
     block = net.stages[2][1]
     drawn_arrays = [block.attention.qkv.kernel, block.attention.position_bias, net.head.kernel]
     for array in (
