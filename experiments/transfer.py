@@ -77,7 +77,7 @@ def read_weights(text: str, backbones: Sequence[str]) -> dict[str, str]:
     if text == "random":
         return {}
     if text == "published":
-        return {name: published_weights.default_of(name) for name in backbones}
+        return {name: published(name) for name in backbones}
     found = {}
     for part in text.split(","):
         name, equals, given = part.partition("=")
@@ -88,6 +88,19 @@ def read_weights(text: str, backbones: Sequence[str]) -> dict[str, str]:
             )
         found[name] = given
     return found
+
+
+def published(name: str) -> str:
+    """The name of a backbone's published weights; of several files, that of the first recipe.
+
+    Raises:
+        InputError: if there are none.
+    """
+    net = transfer.BACKBONES.get(name)
+    for weights, known in published_weights.PUBLISHED.items():
+        if known.model == net:
+            return weights
+    raise InputError(f"no published weights of {name!r} are known; give {name}=FILE in --weights")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from resnet_jax import run_folder
 from resnet_jax.config import ModelConfig, RunConfig, load_json
 from resnet_jax.data.preprocessing import Preprocessing
 from resnet_jax.errors import InputError
-from resnet_jax.models import registry, torch_weights
+from resnet_jax.models import published_weights, registry, torch_weights
 from resnet_jax.models.repeated import UNROLLED, Repetition, without_loops
 from resnet_jax.parallel import AXIS
 from resnet_jax.train import checkpoint, optimizer
@@ -85,11 +85,11 @@ def load_into(model: registry.Net, start: str, config: RunConfig) -> None:
     Raises:
         InputError: if the weights do not fit; the net is then unchanged.
     """
-    path = pathlib.Path(start.replace(SEED, str(config.train.seed))).expanduser()
+    path = published_weights.locate(start.replace(SEED, str(config.train.seed)))
     if path.is_dir():
         _from_run(model, path, config)
         return
-    torch_weights.load_into(model, path)
+    torch_weights.load_into(model, path, new_head=config.transfer.new_head)
 
 
 def _from_run(model: registry.Net, folder: pathlib.Path, config: RunConfig) -> None:
