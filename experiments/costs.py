@@ -13,7 +13,7 @@ def measure(runs: Sequence[PlannedRun]) -> None:
     """Measures what each net costs, one after another, when nothing else is computed."""
     done = set()
     for planned in runs:
-        net = (planned.config.model, planned.config.data.resize)
+        net = planned.name.rpartition("-seed")[0]
         cost = planned.folder / run_folder.ANALYSIS / run_folder.INFERENCE
         if net in done or not planned.is_finished:
             continue

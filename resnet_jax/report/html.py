@@ -27,6 +27,7 @@ def save(
     path: pathlib.Path,
     pictures: Sequence[pathlib.Path] = (),
     more: Sequence[Table] = (),
+    transferred: Sequence[Table] = (),
 ) -> None:
     """Writes the report.
 
@@ -36,8 +37,9 @@ def save(
         path: of the file; links to run folders are relative to it.
         pictures: SVG files to be put into it.
         more: tables beside those of `tables.all_tables`.
+        transferred: those on nets that were trained before, if this is a sweep of such.
     """
-    text = render(sweep, verdict, path.parent, pictures, more)
+    text = render(sweep, verdict, path.parent, pictures, more, transferred)
     path.write_text(text, encoding="utf-8", newline="")
 
 
@@ -47,6 +49,7 @@ def render(
     folder: pathlib.Path,
     pictures: Sequence[pathlib.Path] = (),
     more: Sequence[Table] = (),
+    transferred: Sequence[Table] = (),
 ) -> str:
     """The report's text.
 
@@ -56,16 +59,17 @@ def render(
     own = [(PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
     scripts = [get_plotlyjs(), *own]
     style = (PAGE / "style.css").read_text(encoding="utf-8")
-    # What a sweep of nets trained before asks comes first; its depths are no series.
-    learned = transfer.entries(sweep)
     title = f"Report on {printable(sweep.root.resolve().name)}"
     sections = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="quiet">{escape(_origin(sweep))}</p>',
-        _transfer(sweep) or _verdict(verdict),
+        # What a sweep of nets trained before is made for comes first; their depths are no series.
+        _transfer(sweep) if transferred else _verdict(verdict),
+        _pictures(pictures) if transferred else "",
+        *map(_table, transferred),
         *_in_order(_curves(sweep) + _depths(sweep), evaluation_page.findings(sweep), sweep),
-        _pictures(pictures),
-        _table(tables.against_published(sweep)) if sweep.groups and not learned else "",
+        _pictures(pictures) if not transferred else "",
+        _table(tables.against_published(sweep)) if sweep.groups and not transferred else "",
         _table(tables.by_label(sweep)) if sweep.groups else "",
         *map(_table, more),
         _table(tables.by_run(sweep), _links(sweep.runs, folder)) if sweep.groups else "",
@@ -118,8 +122,6 @@ def _origin(sweep: Sweep) -> str:
 
 def _transfer(sweep: Sweep) -> str:
     items = "".join(f"<p>{escape(text)}</p>" for text in transfer.sentences(sweep))
-    if not items:
-        return ""
     return f'<section id="verdict"><h2>{escape(transfer.QUESTION)}</h2>{items}</section>'
 
 
@@ -209,7 +211,7 @@ def _pictures(paths: Sequence[pathlib.Path]) -> str:
         images.append(f'<img class="picture" alt="{alt}" src="data:image/svg+xml;base64,{data}">')
     if not images:
         return ""
-    return f'<section id="pictures"><h2>More figures</h2>{"".join(images)}</section>'
+    return f'<section id="pictures"><h2>Figures</h2>{"".join(images)}</section>'
 
 
 def _table(table: Table, links: Sequence[str] = ()) -> str:

@@ -52,14 +52,11 @@ def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
                     old.unlink()
         run_folder.write_json(out / "verdict.json", verdict.as_dict(), durable=False)
         figures = charts.save_all(runs, out / "figures")
-        made = (
-            *(transfer.table(runs), transfer.paired_table(runs)),
-            *(twins.table(runs), seeds.table(runs)),
-        )
-        more = [table for table in made if table]
-        written = tables.save_all(runs, out / "tables", more) if runs.groups else []
+        told = transfer.told(runs)
+        more = [table for table in (twins.table(runs), seeds.table(runs)) if table]
+        written = tables.save_all(runs, out / "tables", [*told, *more]) if runs.groups else []
         grids = [p for p in figures if p.suffix == ".svg" and p.stem in charts.GRIDS]
-        html.save(runs, verdict, out / "report.html", grids, more)
+        html.save(runs, verdict, out / "report.html", grids, more, told)
     except OSError as error:
         raise InputError(f"--out={out} cannot be written: {error}; choose another") from error
     text = "\n".join(transfer.sentences(runs)) or verdict.text

@@ -19,11 +19,14 @@ MEASURES = ("accuracy", "precision", "recall", "F1", "ROC area")
 # Pixels a side of images that are not resized.
 SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32}
 Interval = tuple[float, float]
-QUESTION = "Whose features does a new head classify best?"
+QUESTION = "Which net classifies the new images best?"
 COLUMNS = (
     *("label", "net", "weights", "trained", "input", "n"),
     *(f"{name} (95 %)" for name in MEASURES),
-    *("parameters", "trained parameters", "multiply-adds (M)", "ms an image"),
+)
+COSTS = (
+    *("label", "net", "input", "parameters", "trained parameters", "multiply-adds (M)"),
+    *("ms an image", "fastest", "slowest"),
 )
 NOTES = (
     "Measures are shares of the test images; precision, recall, F1 and area are of the positive "
@@ -31,6 +34,8 @@ NOTES = (
     "Intervals: Student's t over seeds; with one seed over images (Wilson; bootstrap for areas). "
     "Seeds of one pretrained backbone differ in the head's start and the order of images alone, so "
     "theirs say nothing of other images: see the paired tests for that.",
+)
+TIMING = (
     "Time: the whole net in evaluation, from stored pixels to logits, median over calls of a batch "
     "on one device, measured after all runs, one net after another.",
 )
@@ -155,36 +160,54 @@ def trained_words(config: dict[str, Any]) -> str:
     part = records.field(config, "transfer.trained_from", "")
     interval = records.field(config, "transfer.unfreeze_interval", 0)
     words = {"": "all", "head": "head"}.get(part, f"from {part}")
-    return f"{words}, a part more every {interval} steps" if interval else words
+    return f"{words}, part by part" if interval else words
 
 
 def table(sweep: Sweep) -> Table | None:
-    """What each label reaches, and what its net costs; None if this is no such sweep."""
+    """What each label reaches; None if this is no such sweep."""
+    rows = [
+        (
+            *(entry.group.label, entry.group.runs[0].net, weights_words(entry.group.config)),
+            trained_words(entry.group.config),
+            *(str(entry.size or NOTHING), str(entry.group.n)),
+            *(_share(entry.measures[name]) for name in MEASURES),
+        )
+        for entry in entries(sweep)
+    ]
+    if not rows:
+        return None
+    return Table(
+        *("transfer", "What the nets have learned", COLUMNS, tuple(rows)),
+        numeric=frozenset(range(4, len(COLUMNS))),
+        facts=tables.facts(sweep),
+        notes=NOTES,
+    )
+
+
+def cost_table(sweep: Sweep) -> Table | None:
+    """What each label's net costs; None if that was not measured."""
+    measured = [entry for entry in entries(sweep) if entry.cost]
     rows = []
-    for entry in entries(sweep):
-        config, cost = entry.group.config, entry.cost
-        millions = _known(cost.get("multiply_adds")) / 1e6
+    for entry in measured:
+        cost = entry.cost
         counts = [cost.get(name) for name in ("parameters", "trained_parameters")]
+        times = [cost.get("milliseconds_per_image"), *cost.get("milliseconds_range", ())]
         rows.append(
             (
-                *(entry.group.label, entry.group.runs[0].net, weights_words(config)),
-                *(trained_words(config), str(entry.size or NOTHING), str(entry.group.n)),
-                *(_share(entry.measures[name]) for name in MEASURES),
+                *(entry.group.label, entry.group.runs[0].net, str(entry.size or NOTHING)),
                 *(f"{count:,}" if isinstance(count, int) else NOTHING for count in counts),
-                number(millions, 1),
-                number(_known(cost.get("milliseconds_per_image")), 3),
+                number(_known(cost.get("multiply_adds")) / 1e6, 1),
+                *(number(_known(time), 3) for time in times),
             )
         )
     if not rows:
         return None
-    said = dict(tables.facts(sweep))
-    if timed := sorted({_timed_on(entry.cost) for entry in entries(sweep) if entry.cost}):
-        said["time measured on"] = "; ".join(timed)
+    timed = sorted({_timed_on(entry.cost) for entry in measured})
     return Table(
-        *("transfer", "What the nets have learned, and what they cost", COLUMNS, tuple(rows)),
-        numeric=frozenset(range(4, len(COLUMNS))),
-        facts=said,
-        notes=NOTES,
+        *("costs", "What the nets cost", COSTS, tuple(rows)),
+        numeric=frozenset(range(2, len(COSTS))),
+        facts={**tables.facts(sweep), "time measured on": "; ".join(timed)},
+        notes=TIMING,
     )
 
 
@@ -195,6 +218,12 @@ def _share(mean: intervals.Mean) -> str:
         return number(mean.mean, 3)
     # An interval by Student's t knows nothing of where shares end.
     return f"{mean.mean:.3f} ({max(mean.low, 0):.3f} to {min(mean.high, 1):.3f})"
+
+
+def told(sweep: Sweep) -> list[Table]:
+    """All tables on nets that were trained before; none, if this is no such sweep."""
+    made = (table(sweep), paired_table(sweep), cost_table(sweep))
+    return [one for one in made if one]
 
 
 def _timed_on(cost: dict[str, Any]) -> str:

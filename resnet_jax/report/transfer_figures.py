@@ -15,14 +15,15 @@ MOST_PANELS = 6
 
 
 def measures(sweep: Sweep) -> Figure:
-    """Accuracy and ROC area over input size, or all measures side by side at a single size."""
+    """Accuracy and ROC area over input size; at a single size, all measures and ROC curves."""
     entries = transfer.entries(sweep)
     sizes = sorted({entry.size for entry in entries if entry.size})
-    figure = Figure(figsize=(9.6, 4.4), layout="constrained")
-    names = ("accuracy", "ROC area") if len(sizes) > 1 else MEASURES
+    figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     looks = _looks(entries)
+    told = ["bars: 95 % interval over seeds; with one seed over images"]
     if len(sizes) > 1:
-        for axes, name in zip(figure.subplots(1, 2), names, strict=True):
+        panels = figure.subplots(1, 2)
+        for axes, name in zip(panels, ("accuracy", "ROC area"), strict=True):
             for series, look in looks.items():
                 _line(axes, [e for e in entries if e.series == series and e.size], name, look)
             axes.set_xscale("log", base=2)
@@ -30,55 +31,58 @@ def measures(sweep: Sweep) -> Figure:
             axes.minorticks_off()
             axes.set_xlabel("input size (pixels a side)")
             style.clean(axes, ylabel=f"{name}, test")
-        handles = axes.get_legend_handles_labels()
     else:
-        axes = figure.subplots()
+        curved = any(_curves(entry) for entry in entries)
+        ratios = (1.7, 1) if curved else (1,)
+        panels = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
+        axes = panels[0]
         for place, entry in enumerate(entries):
             shift = (place - (len(entries) - 1) / 2) * min(0.16, 0.7 / len(entries))
-            _dots(axes, np.arange(len(names)) + shift, entry, looks[entry.series])
-        axes.set_xticks(range(len(names)), names)
-        axes.set_xlim(-0.5, len(names) - 0.5)
+            _dots(axes, np.arange(len(MEASURES)) + shift, entry, looks[entry.series])
+        axes.set_xticks(range(len(MEASURES)), MEASURES)
+        axes.set_xlim(-0.5, len(MEASURES) - 0.5)
         style.clean(axes, ylabel="share of the test images (area: 0 to 1)")
-        handles = axes.get_legend_handles_labels()
+        if curved:
+            _roc(panels[1], entries, looks)
+            told.append("curves: one a seed; dotted: chance")
+    handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    bars = "bars: 95 % interval over seeds; with one seed over images"
-    style.footnote(figure, sweep, [entry.group for entry in entries], bars)
+    style.footnote(figure, sweep, [entry.group for entry in entries], *told)
     return figure
 
 
 def roc(sweep: Sweep) -> Figure | None:
-    """ROC curves of every label and seed, one panel an input size; None for several classes."""
+    """ROC curves of every label and seed, one panel an input size; None with fewer than two."""
     entries = [entry for entry in transfer.entries(sweep) if _curves(entry)]
     sizes = list(dict.fromkeys(entry.size for entry in entries))[:MOST_PANELS]
-    if not sizes:
+    if len(sizes) < 2:
         return None
-    columns = min(len(sizes), 3)
-    rows = -(-len(sizes) // columns)
-    width = 3.5 * columns if columns > 1 else 5.2
-    figure = Figure(figsize=(max(width, 5.2), 3.6 * rows + 0.5), layout="constrained")
+    rows = -(-len(sizes) // 3)
+    figure = Figure(figsize=(10.5, 3.5 * rows + 0.6), layout="constrained")
     looks = _looks(entries)
-    panels = np.ravel(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False))
+    panels = np.ravel(figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False))
     for axes, size in zip(panels, sizes, strict=False):
-        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
-        for entry in entries:
-            if entry.size != size:
-                continue
-            for number, (x, y) in enumerate(_curves(entry)):
-                colour = looks[entry.series]["color"]
-                label = entry.series if not number else None
-                axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.8, label=label)
-        if size:
-            axes.set_title(f"{size} pixels", fontsize=10)
-        axes.set_aspect("equal")
-        axes.set_xlabel("false positive rate")
-        style.clean(axes, ylabel="true positive rate")
+        _roc(axes, [entry for entry in entries if entry.size == size], looks)
+        axes.set_title(f"{size} pixels", fontsize=10)
     for axes in panels[len(sizes) :]:
         axes.set_visible(False)
     handles = panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    told = "one line a seed; dotted: chance"
+    told = "one curve a seed; dotted: chance"
     style.footnote(figure, sweep, [entry.group for entry in entries], told)
     return figure
+
+
+def _roc(axes: Axes, entries: Sequence[Entry], looks: dict[str, dict[str, Any]]) -> None:
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
+    for entry in entries:
+        for number, (x, y) in enumerate(_curves(entry)):
+            label = style.plain_text(entry.series) if not number else None
+            colour = looks[entry.series]["color"]
+            axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.8, label=label)
+    axes.set_aspect("equal")
+    axes.set_xlabel("false positive rate")
+    style.clean(axes, ylabel="true positive rate")
 
 
 def _looks(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
