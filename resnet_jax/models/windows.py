@@ -110,10 +110,26 @@ class Attention(nnx.Module):
         windows are not shifted along an axis that has one alone, as torchvision does both.
         """
         batch, height, width, channels = x.shape
-        x = jnp.pad(x, ((0, 0), (0, -height % WINDOW), (0, -width % WINDOW), (0, 0)))
+        qkv = self._padded(self.qkv(x))
         down, right = (
-            WINDOW // 2 if self.shifted and side > WINDOW else 0 for side in x.shape[1:3]
+            WINDOW // 2 if self.shifted and side > WINDOW else 0 for side in qkv.shape[1:3]
         )
         bias = self.position_bias[...][relative_positions()].transpose(2, 0, 1)
-        y = self.output(_window_attention(self.qkv(x), bias, (down, right)))
-        return lax.slice(y, (0, 0, 0, 0), (batch, height, width, channels))
+        y = _window_attention(qkv, bias, (down, right))
+        return self.output(lax.slice(y, (0, 0, 0, 0), (batch, height, width, channels)))
+
+    def _padded(self, qkv: jax.Array) -> jax.Array:
+        """Queries, keys and values of padded maps.
+
+        Those of a pixel of zeros are the linear layer's bias, and need no product: of a map of 2x2
+        pixels, 45 of a window's 49 are such.
+        """
+        _, height, width, _ = qkv.shape
+        below, right = -height % WINDOW, -width % WINDOW
+        if not (below or right):
+            return qkv
+        assert self.qkv.bias is not None
+        padded = jnp.pad(qkv, ((0, 0), (0, below), (0, right), (0, 0)))
+        rows, columns = (np.arange(n + more) < n for n, more in ((height, below), (width, right)))
+        inside = (rows[:, None] & columns)[..., None]
+        return jnp.where(inside, padded, self.qkv.bias[...].astype(qkv.dtype))

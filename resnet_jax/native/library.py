@@ -57,9 +57,14 @@ def left_out() -> Iterator[None]:
         _left_out.reset(token)
 
 
+def being_read() -> bool:
+    """Whether this is traced to be read (`left_out`), and not to be run."""
+    return _left_out.get()
+
+
 def available() -> bool:
     """Whether the extension is present, of this jaxlib, and not turned off."""
-    turned_off = _left_out.get() or os.environ.get(SWITCH) == "0"
+    turned_off = being_read() or os.environ.get(SWITCH) == "0"
     return not turned_off and _load().onednn is not None
 
 
