@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_jax.report import records, style, transfer
+from resnet_jax.report.intervals import Mean
 from resnet_jax.report.sweep import Sweep
 from resnet_jax.report.transfer import MEASURES, Entry
 
@@ -25,7 +26,9 @@ def measures(sweep: Sweep) -> Figure:
         panels = figure.subplots(1, 2)
         for axes, name in zip(panels, ("accuracy", "ROC area"), strict=True):
             for series, look in looks.items():
-                _line(axes, [e for e in entries if e.series == series and e.size], name, look)
+                own = [entry for entry in entries if entry.series == series and entry.size]
+                found = [entry.measures[name] for entry in own]
+                _bars(axes, [entry.size or 0 for entry in own], found, series, **look)
             axes.set_xscale("log", base=2)
             axes.set_xticks(sizes, [str(size) for size in sizes])
             axes.minorticks_off()
@@ -38,7 +41,9 @@ def measures(sweep: Sweep) -> Figure:
         axes = panels[0]
         for place, entry in enumerate(entries):
             shift = (place - (len(entries) - 1) / 2) * min(0.16, 0.7 / len(entries))
-            _dots(axes, np.arange(len(MEASURES)) + shift, entry, looks[entry.series])
+            places = np.arange(len(MEASURES)) + shift
+            found = list(entry.measures.values())
+            _bars(axes, places, found, entry.series, linestyle="none", **looks[entry.series])
         axes.set_xticks(range(len(MEASURES)), MEASURES)
         axes.set_xlim(-0.5, len(MEASURES) - 0.5)
         style.clean(axes, ylabel="share of the test images (area: 0 to 1)")
@@ -96,36 +101,18 @@ def _looks(entries: Sequence[Entry]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _line(axes: Axes, entries: Sequence[Entry], name: str, look: dict[str, Any]) -> None:
-    found = [entry.measures[name] for entry in entries]
+def _bars(
+    axes: Axes,
+    places: Sequence[float] | np.ndarray,
+    found: Sequence[Mean],
+    series: str,
+    **how: Any,
+) -> None:
+    """Means with their intervals, as far as there are any."""
     means = np.array([one.mean for one in found])
     ends = np.array([[one.mean - one.low, one.high - one.mean] for one in found]).T
-    axes.errorbar(
-        [entry.size or 0 for entry in entries],
-        means,
-        np.nan_to_num(ends),
-        label=style.plain_text(entries[0].series),
-        capsize=3,
-        linewidth=1.4,
-        markersize=5,
-        **look,
-    )
-
-
-def _dots(axes: Axes, places: np.ndarray, entry: Entry, look: dict[str, Any]) -> None:
-    found = [entry.measures[name] for name in MEASURES]
-    means = np.array([one.mean for one in found])
-    ends = np.array([[one.mean - one.low, one.high - one.mean] for one in found]).T
-    axes.errorbar(
-        places,
-        means,
-        np.nan_to_num(ends),
-        label=style.plain_text(entry.series),
-        linestyle="none",
-        capsize=3,
-        markersize=6,
-        **look,
-    )
+    ends = np.nan_to_num(ends).clip(0)
+    axes.errorbar(places, means, ends, label=style.plain_text(series), capsize=3, **how)
 
 
 def _curves(entry: Entry) -> list[tuple[list[float], list[float]]]:
