@@ -1,4 +1,4 @@
-"""ResNets and VGG nets for ImageNet, built in a moment."""
+"""Nets of all families for ImageNet, built in a moment."""
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,14 @@ def vgg(depth, *, normalized=False, **fields):
     return ModelConfig(
         **{"family": "vgg", "depth": depth, "residual": False, "batch_norm": batch_norm, **fields}
     )
+
+
+def mobilenet_v3(variant, **fields):
+    return ModelConfig(**{"family": "mobilenet_v3", "variant": variant, **fields})
+
+
+def swin(variant, **fields):
+    return ModelConfig(**{"family": "swin", "variant": variant, "batch_norm": "none", **fields})
 
 
 def build(config, *, channels=3, num_classes=7, axis_name=None):

@@ -29,6 +29,7 @@ from resnet_jax.config import (
     resolve_block_loop,
     resolve_steps_per_call,
     stage_sizes,
+    swin_heads,
     to_json,
     validate,
 )
@@ -355,7 +356,7 @@ def test_a_depth_that_a_family_does_not_have_is_answered_with_the_nearest(model,
     ("model", "message"),
     [
         ({"stem": "3x3"}, "stem='3x3' has no effect.*'cifar_resnet'; leave it at ''"),
-        ({"batch_norm": "none"}, "'none' is for config.model.family='vgg'; use 'frozen'"),
+        ({"batch_norm": "none"}, "'none' is for config.model.family='vgg' or 'swin'; use 'frozen'"),
         ({**VGG, "residual": True}, "a VGG net has no shortcuts; use False"),
         ({**VGG, "shortcut": "B"}, "shortcut='B' has no effect.*'vgg'; leave it at 'A'"),
         ({**VGG, "block": "bottleneck"}, "block='bottleneck' has no effect"),
@@ -387,9 +388,142 @@ def test_what_is_done_to_blocks_is_refused_of_a_net_that_has_none(train):
     assert f"config.train.{name}={value!r} has no effect with config.model.family='vgg'" in message
 
 
-def test_a_net_without_blocks_is_not_looked_at_while_it_trains():
-    assert records_signals(validate({})) and not records_signals(validate({"model": VGG}))
-    assert not resolve_block_loop(validate({"model": VGG}), accelerator=True)
+MOBILENET = {"family": "mobilenet_v3", "variant": "large"}
+SWIN = {"family": "swin", "variant": "tiny", "batch_norm": "none"}
+
+
+@pytest.mark.parametrize("model", [VGG, MOBILENET, SWIN], ids=lambda model: model["family"])
+def test_a_net_without_blocks_is_not_looked_at_while_it_trains(model):
+    assert records_signals(validate({})) and not records_signals(validate({"model": model}))
+    assert not resolve_block_loop(validate({"model": model}), accelerator=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "variants"),
+    [("mobilenet_v3", ("large", "small")), ("swin", ("tiny", "small", "base"))],
+)
+def test_a_family_without_depths_asks_for_one_of_its_variants(family, variants):
+    batch_norm = "none" if family == "swin" else "synced"
+    model = {"family": family, "batch_norm": batch_norm}
+    for variant in ("", "large", "small", "tiny", "base"):
+        if variant in variants:
+            assert validate({"model": {**model, "variant": variant}}).model.variant == variant
+            continue
+        message = refusal(model={**model, "variant": variant})
+        choices = ", ".join(map(repr, variants))
+        assert message == (
+            f"config.model.variant must be one of {choices} with config.model.family={family!r}, "
+            f"got {variant!r}"
+        )
+    assert "config.model.variant must be one of '', 'large'" in refusal(model={"variant": "huge"})
+
+
+@pytest.mark.parametrize("model", [{}, {**IMAGENET, "depth": 18}, VGG], ids=str)
+def test_a_family_with_depths_has_no_variants(model):
+    message = refusal(model={**model, "variant": "small"})
+    assert re.search("variant='small' has no effect.*; leave it at ''$", message)
+
+
+def test_the_papers_variants_have_the_papers_blocks_in_each_stage():
+    # Howard et al. 2019, Tables 1 and 2, have 15 and 11 rows "bneck".
+    assert stage_sizes(ModelConfig(**MOBILENET)) == (1, 2, 3, 6, 3)
+    assert stage_sizes(ModelConfig(**{**MOBILENET, "variant": "small"})) == (1, 2, 5, 3)
+    # Liu et al. 2021, Sec. 3.3.
+    assert stage_sizes(ModelConfig(**SWIN)) == (2, 2, 6, 2)
+    for variant in ("small", "base"):
+        assert stage_sizes(ModelConfig(**{**SWIN, "variant": variant})) == (2, 2, 18, 2)
+
+
+UNREAD = {
+    "depth": 50,
+    "block": "bottleneck",
+    "activation_order": "full_preactivation",
+    "shortcut": "B",
+    "shortcut_transform": "dropout",
+    "zero_padding": "both",
+    "bottleneck_stride": "3x3",
+    "stem": "3x3",
+    "auxiliary_weight": 0.3,
+}
+
+
+@pytest.mark.parametrize("name", UNREAD)
+@pytest.mark.parametrize("model", [MOBILENET, SWIN], ids=lambda model: model["family"])
+def test_what_is_said_of_resnets_alone_is_refused_of_nets_with_variants(model, name):
+    message = refusal(model={**model, name: UNREAD[name]})
+    assert message.startswith(f"config.model.{name}=") and "has no effect with" in message
+    assert f"config.model.family='{model['family']}'; leave it at" in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"model": {**MOBILENET, "residual": False}},
+            "residual=False, but MobileNetV3-Large has shortcuts in any case; use True with",
+        ),
+        (
+            {"model": {**SWIN, "residual": False}},
+            "residual=False, but Swin-T has shortcuts in any case; use True with",
+        ),
+        ({"model": {**SWIN, "shortcut_scale": 0.5}}, "shortcut_scale=0.5 has no effect"),
+        (
+            {"model": {**SWIN, "batch_norm": "synced"}},
+            "batch_norm='synced', but Swin-T has layer norm instead; use 'none' with",
+        ),
+        ({"model": {**SWIN, "batch_norm_decay": 0.99}}, "batch_norm_decay=0.99 has no effect"),
+        ({"model": {**SWIN, "batch_norm_epsilon": 1e-3}}, "batch_norm_epsilon=0.001 has no effect"),
+        (
+            {"model": {**MOBILENET, "batch_norm": "none"}},
+            "'none' is for config.model.family='vgg' or 'swin'; use 'frozen'",
+        ),
+        (
+            {"model": {**SWIN, "width": 0.5}},
+            "width=0.5 gives 48 channels in the first stage of Swin-T; use a width that gives a "
+            "multiple of 32, or a whole number below it",
+        ),
+        ({"model": {**SWIN, "width": 0.1}}, "width=0.1 gives 9.6 channels"),
+        (
+            {"model": SWIN, "train": {"block_loop": "always"}},
+            "config.train.block_loop='always' has no effect with config.model.family='swin'",
+        ),
+        (
+            {"model": MOBILENET, "train": {"block_loop": "always"}},
+            "block_loop='always' has no effect with config.model.family='mobilenet_v3'",
+        ),
+        (
+            {"model": SWIN, "train": {"reestimation_batches": 5}},
+            "reestimation_batches=5 has no effect with config.model.batch_norm='none'",
+        ),
+    ],
+    ids=str,
+)
+def test_what_a_net_with_variants_cannot_be_is_refused_in_one_line(fields, message):
+    found = refusal(**fields)
+    assert message in found and "\n" not in found
+
+
+def test_heads_of_a_swin_transformer_are_32_wide_and_one_of_less():
+    def heads(variant, width):
+        return swin_heads(ModelConfig(**{**SWIN, "variant": variant, "width": width}))
+
+    assert heads("tiny", 1.0) == (96, 3) and heads("base", 1.0) == (128, 4)
+    assert heads("tiny", 1 / 3) == (32, 1) and heads("small", 2.0) == (192, 6)
+    assert heads("tiny", 1 / 4) == (24, 1) and heads("base", 1 / 16) == (8, 1)
+
+
+def test_blocks_of_nets_with_variants_may_be_computed_again():
+    for model in (MOBILENET, SWIN):
+        assert validate({"model": model, "train": {"recompute_blocks": True}})
+
+
+def test_nets_are_called_what_the_papers_call_them():
+    variants = {"large": "MobileNetV3-Large", "tiny": "Swin-T", "small": "Swin-S", "base": "Swin-B"}
+    for model in (MOBILENET, *({**SWIN, "variant": v} for v in ("tiny", "small", "base"))):
+        assert ModelConfig(**model).net == variants[model["variant"]]
+    assert ModelConfig(**{**MOBILENET, "variant": "small"}).net == "MobileNetV3-Small"
+    assert ModelConfig(**VGG).net == "VGG-16" and ModelConfig().net == "ResNet-20"
+    assert ModelConfig(residual=False).net == "plain-20"
 
 
 def test_a_width_that_gives_a_fraction_of_a_filter_is_refused():

@@ -30,7 +30,7 @@ class Published(NamedTuple):
         url: of the file.
         sha256: the first eight digits of its checksum, which its name ends in.
         top1: accuracy on ImageNet's validation images, percent.
-        model: fields of `config.model` that the net has and a default one has not.
+        model: the fields of `config.model` that make the net.
     """
 
     url: str
@@ -49,24 +49,24 @@ def _published(file: str, top1: float, **model: Any) -> Published:
 
 
 def _resnet(file: str, top1: float, depth: int) -> Published:
-    block = "basic" if depth < 50 else "bottleneck"
-    model: dict[str, Any] = {
-        "depth": depth,
-        "block": block,
-        "shortcut": "B",
-        "bottleneck_stride": "3x3",
-    }
-    return _published(file, top1, family="imagenet_resnet", **model)
+    # Stride lies in the 3x3 convolutions of bottlenecks; basic blocks have no choice.
+    block, stride = ("basic", "1x1") if depth < 50 else ("bottleneck", "3x3")
+    return _published(
+        *(file, top1),
+        family="imagenet_resnet",
+        depth=depth,
+        block=block,
+        shortcut="B",
+        bottleneck_stride=stride,
+    )
 
 
 def _vgg(file: str, top1: float, depth: int, batch_norm: str) -> Published:
-    model: dict[str, Any] = {"depth": depth, "residual": False, "batch_norm": batch_norm}
-    return _published(file, top1, family="vgg", **model)
+    return _published(file, top1, family="vgg", depth=depth, residual=False, batch_norm=batch_norm)
 
 
 def _mobilenet_v3(file: str, top1: float, variant: str) -> Published:
-    model: dict[str, Any] = {"variant": variant, "batch_norm_epsilon": 1e-3}
-    return _published(file, top1, family="mobilenet_v3", **model)
+    return _published(file, top1, family="mobilenet_v3", variant=variant, batch_norm_epsilon=1e-3)
 
 
 def _swin(file: str, top1: float, variant: str) -> Published:
