@@ -122,7 +122,7 @@ def test_a_vgg_net_is_plain_and_has_its_own_name(tmp_path):
 )
 def test_a_net_with_variants_is_residual_and_has_its_own_name(tmp_path, family, variant, name):
     fields = {"model.family": family, "model.variant": variant}
-    run = records.load(make_run(tmp_path, name, fields=fields))
+    run = records.load(make_run(tmp_path, "net-20", fields=fields))
     assert (run.net, run.family) == (name, "residual")
 
 
