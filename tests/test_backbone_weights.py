@@ -45,7 +45,7 @@ def awakened(net):
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.ndim > 1 and parameter.shape[0] != 169:
-                torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
+                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
             else:
                 parameter.copy_(torch.randn(parameter.shape) * 0.3 + (parameter.ndim == 1))
         for module in net.modules():

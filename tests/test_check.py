@@ -470,6 +470,13 @@ def test_a_net_without_blocks_is_not_checked_and_says_why(caplog):
     parts.image_shape = (8, 8, 1)
     with pytest.raises(InputError, match="images of 8x8 pixels are too small"):
         check.before_training(experiment, lambda: False)
+    caplog.clear()
+    experiment.config = validate({"model": {"family": "mobilenet_v3", "variant": "small"}})
+    with caplog.at_level("INFO", "resnet_jax"):
+        check.before_training(experiment, lambda: False)
+    assert caplog.messages == [
+        "skips are not checked: those of MobileNetV3-Small are of another kind"
+    ]
 
 
 def test_a_path_around_all_blocks_is_told_though_each_reads_the_right_one(monkeypatch):

@@ -158,6 +158,7 @@ def test_the_imagenet_family_is_the_papers_nets_and_what_came_before_them():
         *(f"ResNet-34 {option}" for option in "ABC"),
         *(f"ResNet-{depth} B" for depth in (50, 101, 152)),
         *(f"VGG-{d}{bn}" for d in (11, 13, 16, 19) for bn in ("", ", synced BN")),
+        *("MobileNetV3-Large", "MobileNetV3-Small", "Swin-T", "Swin-S", "Swin-B"),
     ]
     # Nothing is computed anew of a net without blocks.
     found = command.cost(nets.vgg(11, width=1 / 16), (224, 224, 3), 10, 1)

@@ -49,6 +49,22 @@ def test_an_imagenet_net_is_taken_apart_block_by_block_down_to_its_stem(resnet):
     assert np.isfinite(gradient(params)) and gradient(params) > 0
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"family": "mobilenet_v3", "variant": "small"},
+        {"family": "swin", "variant": "tiny", "batch_norm": "none", "width": 1 / 12},
+    ],
+    ids=lambda model: model["family"],
+)
+def test_a_net_with_variants_is_trained_and_not_taken_apart(tmp_path, model):
+    # Of digits, of 8x8 pixels; the test's own run has another depth.
+    trained_run(tmp_path / "net", {"depth": 20, "residual": True, **model})
+    assert not (tmp_path / "net" / run_folder.ANALYSIS / signals.RESULT).exists()
+    with pytest.raises(InputError, match="has no blocks to be checked or taken apart"):
+        Trained.load(tmp_path / "net")
+
+
 def test_a_vgg_net_is_trained_with_dropout_and_not_taken_apart(tmp_path):
     model = {"family": "vgg", "depth": 11, "residual": False}
     synthetic = {"examples": 60, "image_size": 32}

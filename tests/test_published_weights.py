@@ -88,7 +88,7 @@ def test_a_path_is_what_it_is_and_another_name_has_near_ones(cache, tmp_path):
     with pytest.raises(InputError, match="neither a file that exists nor a published name") as one:
         locate("torchvision/resnet50.IMAGENET1K_V3")
     assert "torchvision/resnet50.IMAGENET1K_V1" in str(one.value)
-    with pytest.raises(InputError, match="one is torchvision/resnet18"):
+    with pytest.raises(InputError, match="for example torchvision/resnet18"):
         locate("zzz")
 
 

@@ -116,6 +116,16 @@ def test_a_vgg_net_is_plain_and_has_its_own_name(tmp_path):
     assert (run.net, run.family) == ("VGG-16", "plain")
 
 
+@pytest.mark.parametrize(
+    ("family", "variant", "name"),
+    [("mobilenet_v3", "large", "MobileNetV3-Large"), ("swin", "base", "Swin-B")],
+)
+def test_a_net_with_variants_is_residual_and_has_its_own_name(tmp_path, family, variant, name):
+    fields = {"model.family": family, "model.variant": variant}
+    run = records.load(make_run(tmp_path, "net-20", fields=fields))
+    assert (run.net, run.family) == (name, "residual")
+
+
 def test_the_final_training_error_is_the_mean_over_the_last_tenth_of_the_steps(tmp_path):
     folder = make_run(tmp_path, "plain-8", fields={"train.steps": 1000})
     rows = [{"step": s, "split": "train", "error": float(s)} for s in range(50, 1001, 50)]

@@ -28,7 +28,7 @@ class Merging(nnx.Module):
     """
 
     def __init__(self, width: int, numerics: Numerics, rngs: nnx.Rngs):
-        self.norm = LayerNorm(4 * width, numerics, rngs)
+        self.norm = LayerNorm(4 * width, numerics)
         self.reduction = fully_connected(
             4 * width, 2 * width, numerics, rngs, deviation=DEVIATION, bias=False
         )
@@ -74,9 +74,9 @@ class Block(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.merging = Merging(width // 2, numerics, rngs) if merges else None
-        self.attention_norm = LayerNorm(width, numerics, rngs)
+        self.attention_norm = LayerNorm(width, numerics)
         self.attention = Attention(width, heads, shifted, numerics, rngs)
-        self.mlp_norm = LayerNorm(width, numerics, rngs)
+        self.mlp_norm = LayerNorm(width, numerics)
         inner = EXPANSION * width
         self.mlp_hidden = fully_connected(width, inner, numerics, rngs, deviation=DEVIATION)
         self.mlp_output = fully_connected(inner, width, numerics, rngs, deviation=DEVIATION)
@@ -139,7 +139,7 @@ class Swin(nnx.Module):
         numerics = Numerics.of(config, axis_name)
         width, heads = swin_heads(config)
         self.stem_conv = _embedding(channels, width, numerics, rngs)
-        self.stem_norm = LayerNorm(width, numerics, rngs)
+        self.stem_norm = LayerNorm(width, numerics)
         sizes = stage_sizes(config)
         # Liu et al. 2021 leave it open how the rate grows; evenly from 0, as the published code.
         rates = np.linspace(0, STOCHASTIC_DEPTH[config.variant], sum(sizes)).tolist()
@@ -163,7 +163,7 @@ class Swin(nnx.Module):
             stages.append(nnx.List(blocks))
         self.stages = nnx.List(stages)
         last = width * 2 ** (len(sizes) - 1)
-        self.final_norm = LayerNorm(last, numerics, rngs)
+        self.final_norm = LayerNorm(last, numerics)
         self.head = fully_connected(last, num_classes, numerics, rngs, deviation=DEVIATION)
         self.numerics = numerics
         self.repetition = repetition

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from flax import nnx
 
-from resnet_jax.models.layers import BatchNorm
+from resnet_jax.models.layers import BatchNorm, LayerNorm
 
 # Of convolutions: height, width, in, out in Flax, and out, in, height, width in PyTorch.
 CONVOLUTION = (3, 2, 0, 1)
@@ -79,8 +79,7 @@ def norm(name: str, layer: BatchNorm) -> Iterator[Target]:
     yield vector(f"{name}.running_var", layer.variance)
 
 
-def layer_norm(name: str, layer: nnx.LayerNorm) -> Iterator[Target]:
+def layer_norm(name: str, layer: LayerNorm) -> Iterator[Target]:
     """Scale and shift."""
-    assert layer.scale is not None and layer.bias is not None
     yield vector(f"{name}.weight", layer.scale)
     yield vector(f"{name}.bias", layer.bias)
