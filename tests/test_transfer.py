@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import logging
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import PIL.Image
 import pytest
 
 from resnet_jax import run_folder
@@ -149,8 +151,8 @@ def test_frozen_parameters_and_statistics_stay_the_same_to_the_bit(
         # A negative zero is what adding an update of zero would change.
         weights.params["stem_conv"]["kernel"][0, 0, 0, 0] = -0.0
     experiment = dataclasses.replace(experiment, state=start)
-    frozen = FrozenParts(experiment)
     state = experiment.placed(experiment.state)
+    frozen = FrozenParts(experiment, state)
     for batch in experiment.batches(0):
         (state,) = experiment.train_program(state, experiment.arrays, batch)
     frozen.require_unchanged(state)
@@ -326,7 +328,6 @@ def test_kept_features_that_are_damaged_are_computed_again(harm, pretrained, tmp
 
 def test_damaged_images_are_left_out_of_cached_features(shapes, tmp_path):
     broken = tmp_path / "shapes"
-    import shutil
 
     shutil.copytree(shapes, broken)
     victims = (
@@ -358,8 +359,6 @@ def test_damaged_images_are_left_out_of_cached_features(shapes, tmp_path):
 def test_a_run_with_cached_features_predicts_and_is_measured_again_as_any_other(
     pretrained, tmp_path
 ):
-    import PIL.Image
-
     config = on_two_digits(pretrained, transfer={**HEAD, "cached_features": True})
     loop.train(config, tmp_path / "run")
     first = run_folder.read_json(tmp_path / "run" / run_folder.EVALUATION)
@@ -389,6 +388,22 @@ def test_an_interrupted_run_with_cached_features_ends_as_an_uninterrupted_one(pr
     assert status["state"] == run_folder.STOPPED
     parts, _ = trained(config, tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, tuple(parts), tuple(whole))
+
+
+def test_a_run_does_not_go_on_from_other_weights_than_it_began_with(pretrained, tmp_path):
+    weights = tmp_path / "backbone"
+    shutil.copytree(pretrained, weights)
+    config = on_two_digits(weights, transfer=HEAD, train={"checkpoint_interval": 5})
+    answers = iter([False] * 9)
+    status = loop.train(config, tmp_path / "run", should_stop=lambda: next(answers, True))
+    assert status["state"] == run_folder.STOPPED and status["step"] > 0
+    shutil.rmtree(weights)
+    other = {"classes": tuple("012345"), "normalization": "none"}
+    loop.train(digits_run(data=other, train={"steps": 30, "seed": 1}), weights)
+    with pytest.raises(
+        InputError, match="has other values than when this run was begun; give back"
+    ):
+        loop.train(config, tmp_path / "run")
 
 
 # Layer-wise unfreezing.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from resnet_jax.errors import InputError
 from resnet_jax.models.partial import digest
 from resnet_jax.models.registry import count_parameters
 from resnet_jax.train.setup import Experiment
@@ -13,6 +14,10 @@ class FrozenParts:
 
     Args:
         experiment: the run's parts; its state is that before the first step.
+        state: that this attempt begins with, on the devices.
+
+    Raises:
+        InputError: if an earlier attempt began with other values.
 
     Attributes:
         report: what `status.json` says of them; nothing, if all parts are trained. `frozen`, with
@@ -20,13 +25,18 @@ class FrozenParts:
             SHA-256 of these and of their running statistics.
     """
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, state: TrainState):
         self._experiment = experiment
         self.report: dict[str, dict[str, Any]] = {}
         if experiment.net.cut.freezes:
             weights = experiment.state.evaluated
             _, params = experiment.net.cut.divide(weights.params)
             before = self._digest(weights)
+            if self._digest(experiment.to_save(state).evaluated) != before:
+                raise InputError(
+                    f"config.model.weights={experiment.config.model.weights!r} has other values "
+                    "than when this run was begun; give back those, or choose another --workdir"
+                )
             self.report["frozen"] = {
                 "parameters": count_parameters(params),
                 "sha256_before": before,

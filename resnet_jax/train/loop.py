@@ -113,7 +113,7 @@ class Attempt:
             experiment, self.checkpoints, self.checkpoints.newest_intact()
         )
         self._describe()
-        self.frozen = FrozenParts(experiment)
+        self.frozen = FrozenParts(experiment, self.state)
         self.damage = DamageList(experiment.feed, workdir)
         self.batches = DataWait(experiment, self.start)
         self.writer = MetricsWriter(
