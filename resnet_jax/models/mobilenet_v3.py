@@ -15,7 +15,7 @@ from resnet_jax.models.layers import (
     dropout,
     fully_connected,
 )
-from resnet_jax.models.parts import HEAD, POOLING, Part, compose
+from resnet_jax.models.parts import HEAD, POOLING, Part, PartedNet, of_stages
 from resnet_jax.models.repeated import UNROLLED, Repetition, through
 
 
@@ -165,7 +165,7 @@ class InvertedResidual(nnx.Module):
         return x + y if self.has_shortcut else y
 
 
-class MobileNetV3(nnx.Module):
+class MobileNetV3(PartedNet):
     """Stem, stages of inverted residual blocks, a last convolution, one hidden layer, head.
 
     Works on images of any size and number of channels. Initial weights are those of torchvision's
@@ -219,67 +219,21 @@ class MobileNetV3(nnx.Module):
         self.repetition = repetition
         self.has_dropout = config.has_dropout
 
-    def __call__(
+    def _parts(
         self,
-        x: jax.Array,
         *,
         train: bool,
-        keys: jax.Array | None = None,
-        progress: jax.Array | None = None,
-    ) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            x: float [batch, height, width, channels], normalised.
-            train: drop hidden units, normalise with the batch's statistics and update the running
-                ones.
-            keys: one for each image [batch], needed in training, for dropout.
-            progress: of the run; nothing here depends on it.
-
-        Returns:
-            Logits [batch, classes], in float32 (float64 if the net is).
-
-        Raises:
-            ValueError: if keys are needed and not given.
-        """
-        return compose(self.parts(train=train, keys=keys), x)
-
-    def parts(
-        self,
-        *,
-        train: bool = False,
-        keys: jax.Array | None = None,
-        progress: jax.Array | None = None,
-        blocks: bool = False,
+        keys: jax.Array | None,
+        progress: jax.Array | None,
+        blocks: bool,
     ) -> list[Part]:
-        """What the net does, in order; one after the other they are `__call__`.
-
-        Args:
-            train: as in `__call__`.
-            keys: as in `__call__`.
-            progress: as in `__call__`.
-            blocks: list each block of a stage instead of the stage.
-
-        Raises:
-            ValueError: if keys are needed and not given.
-        """
-        if train and keys is None:
-            raise ValueError("a net with dropout is trained with a key for each image, got None")
-        found = [Part("stem", functools.partial(self._stem, train=train))]
-        for number, stage in enumerate(self.stages, 1):
-            name, run = f"stage {number}", functools.partial(self._through, train=train)
-            if blocks:
-                found += [
-                    Part(f"{name}, block {i}", functools.partial(run, [block]))
-                    for i, block in enumerate(stage, 1)
-                ]
-            else:
-                found.append(Part(name, functools.partial(run, list(stage))))
+        run = functools.partial(self._through, train=train)
         return [
-            *found,
+            Part("stem", functools.partial(self._stem, train=train)),
+            *of_stages(self.stages, run, blocks=blocks),
             Part("final convolution", functools.partial(self._final, train=train)),
             Part(POOLING, lambda x: x.mean((1, 2))),
-            Part("hidden layer 1", functools.partial(self._hidden, keys=keys if train else None)),
+            Part("hidden layer 1", functools.partial(self._hidden, keys=keys)),
             Part(HEAD, lambda x: self.head(x).astype(self.numerics.param_dtype)),
         ]
 

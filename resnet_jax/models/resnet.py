@@ -10,7 +10,7 @@ from flax import nnx
 from resnet_jax.config import ModelConfig, stage_sizes
 from resnet_jax.models.blocks import ORDERS, Block
 from resnet_jax.models.layers import BatchNorm, Numerics, classifier, convolution, max_pool
-from resnet_jax.models.parts import HEAD, POOLING, Part
+from resnet_jax.models.parts import HEAD, POOLING, Part, PartedNet, of_stages
 from resnet_jax.models.repeated import UNROLLED, Loop, Repetition, through
 
 
@@ -44,7 +44,7 @@ def layout(config: ModelConfig) -> Layout:
     return of_family
 
 
-class ResNet(nnx.Module):
+class ResNet(PartedNet):
     """Stem, three or four stages, global average pooling, head.
 
     Works on images of any size and number of channels; all stages but the first halve the feature
@@ -137,21 +137,11 @@ class ResNet(nnx.Module):
         keys: jax.Array | None = None,
         progress: jax.Array | None = None,
     ) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            x: float [batch, height, width, channels], normalised.
-            train: normalise with the batch's statistics and update the running ones.
-            keys: one for each image [batch]; a net with dropout needs them in training.
-            progress: share of the run's steps that is done, 0 at the first and 1 at the last; a
-                net whose shortcuts are annealed needs it in training.
+        """As `PartedNet`, but for auxiliary heads.
 
         Returns:
-            Logits [batch, classes], in float32 (float64 if the net is); in training, of a net with
-            auxiliary heads, [batch, heads, classes], its own head's first.
-
-        Raises:
-            ValueError: if keys or progress are needed and not given.
+            In training, of a net that has some, logits [batch, heads, classes], its own head's
+            first; else as `PartedNet`.
         """
         logits = []
         heads = iter(self.auxiliary_heads if train else ())
@@ -161,41 +151,20 @@ class ResNet(nnx.Module):
                 logits.append(head(nnx.relu(x).mean((1, 2))).astype(self.numerics.param_dtype))
         return jnp.stack([x, *logits], 1) if logits else x
 
-    def parts(
+    def _parts(
         self,
         *,
-        train: bool = False,
-        keys: jax.Array | None = None,
-        progress: jax.Array | None = None,
-        blocks: bool = False,
+        train: bool,
+        keys: jax.Array | None,
+        progress: jax.Array | None,
+        blocks: bool,
     ) -> list[Part]:
-        """What the net does, in order: `__call__` is these and auxiliary heads.
-
-        Args:
-            train: as in `__call__`.
-            keys: likewise.
-            progress: likewise.
-            blocks: list each block of a stage instead of the stage.
-
-        Raises:
-            ValueError: as in `__call__`.
-        """
-        if train and self.has_dropout and keys is None:
-            raise ValueError("a net with dropout is trained with a key for each image, got None")
         if train and self.shortcut_scale is not None:
             self._anneal(progress)
         scale = None if self.shortcut_scale is None else self.shortcut_scale[...]
-        how: Any = {"train": train, "keys": keys if train else None, "shortcut_scale": scale}
+        how: Any = {"train": train, "keys": keys, "shortcut_scale": scale}
         found = [Part("stem", functools.partial(self._stem, train=train))]
-        for number, stage in enumerate(self.stages, 1):
-            name = f"stage {number}"
-            if blocks:
-                found += [
-                    Part(f"{name}, block {i}", functools.partial(self._through, [block], **how))
-                    for i, block in enumerate(stage, 1)
-                ]
-            else:
-                found.append(Part(name, functools.partial(self._through, list(stage), **how)))
+        found += of_stages(self.stages, functools.partial(self._through, **how), blocks=blocks)
         if self.final_norm is not None or self.final_relu:
             found.append(Part("final activation", functools.partial(self._final, train=train)))
         found.append(Part(POOLING, lambda x: x.mean((1, 2))))

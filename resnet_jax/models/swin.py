@@ -11,7 +11,7 @@ from jax import lax
 
 from resnet_jax.config import ModelConfig, stage_sizes, swin_heads
 from resnet_jax.models.layers import LayerNorm, Numerics, dropout, fully_connected
-from resnet_jax.models.parts import HEAD, POOLING, Part, compose
+from resnet_jax.models.parts import HEAD, POOLING, Part, PartedNet, of_stages
 from resnet_jax.models.repeated import UNROLLED, Repetition, through
 from resnet_jax.models.windows import DEVIATION, Attention
 
@@ -103,7 +103,7 @@ class Block(nnx.Module):
         return dropout(branch, self.rate, keys, 2 * self.position + number, whole=True)
 
 
-class Swin(nnx.Module):
+class Swin(PartedNet):
     """Patch embedding, four stages of blocks, a final norm, global average pooling, head.
 
     Works on images of any size of 4 pixels or more, and any number of channels. Initial weights are
@@ -169,63 +169,18 @@ class Swin(nnx.Module):
         self.repetition = repetition
         self.has_dropout = config.has_dropout
 
-    def __call__(
+    def _parts(
         self,
-        x: jax.Array,
         *,
         train: bool,
-        keys: jax.Array | None = None,
-        progress: jax.Array | None = None,
-    ) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            x: float [batch, height, width, channels], normalised.
-            train: drop branches of blocks.
-            keys: one for each image [batch], needed in training.
-            progress: of the run; nothing here depends on it.
-
-        Returns:
-            Logits [batch, classes], in float32 (float64 if the net is).
-
-        Raises:
-            ValueError: if keys are needed and not given.
-        """
-        return compose(self.parts(train=train, keys=keys), x)
-
-    def parts(
-        self,
-        *,
-        train: bool = False,
-        keys: jax.Array | None = None,
-        progress: jax.Array | None = None,
-        blocks: bool = False,
+        keys: jax.Array | None,
+        progress: jax.Array | None,
+        blocks: bool,
     ) -> list[Part]:
-        """What the net does, in order; one after the other they are `__call__`.
-
-        Args:
-            train: as in `__call__`.
-            keys: as in `__call__`.
-            progress: as in `__call__`.
-            blocks: list each block of a stage instead of the stage.
-
-        Raises:
-            ValueError: if keys are needed and not given.
-        """
-        if train and keys is None:
-            raise ValueError("a net with dropout is trained with a key for each image, got None")
-        found = [Part("stem", self._stem)]
-        for number, stage in enumerate(self.stages, 1):
-            name, run = f"stage {number}", functools.partial(self._through, train=train, keys=keys)
-            if blocks:
-                found += [
-                    Part(f"{name}, block {i}", functools.partial(run, [block]))
-                    for i, block in enumerate(stage, 1)
-                ]
-            else:
-                found.append(Part(name, functools.partial(run, list(stage))))
+        run = functools.partial(self._through, train=train, keys=keys)
         return [
-            *found,
+            Part("stem", self._stem),
+            *of_stages(self.stages, run, blocks=blocks),
             Part("final norm", self.final_norm),
             Part(POOLING, lambda x: x.mean((1, 2))),
             Part(HEAD, lambda x: self.head(x).astype(self.numerics.param_dtype)),

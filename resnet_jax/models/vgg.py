@@ -19,7 +19,7 @@ from resnet_jax.models.layers import (
     fully_connected,
     max_pool,
 )
-from resnet_jax.models.parts import HEAD, Part, compose
+from resnet_jax.models.parts import HEAD, Part, PartedNet
 from resnet_jax.models.repeated import UNROLLED, Repetition
 
 # Simonyan and Zisserman 2015 (arXiv 1409.1556), Table 1: filters of the stages, hidden units.
@@ -44,7 +44,7 @@ class Layer(nnx.Module):
         return nnx.relu(x) if self.norm is None else self.norm(x, train=train, relu=True)
 
 
-class VGG(nnx.Module):
+class VGG(PartedNet):
     """Five stages that end in a max-pool, two hidden layers with dropout, head.
 
     Images of 224x224 come to the hidden layers as 7x7 pixels; of another size, they are averaged to
@@ -96,60 +96,21 @@ class VGG(nnx.Module):
         self.repetition = repetition
         self.has_dropout = config.has_dropout
 
-    def __call__(
+    def _parts(
         self,
-        x: jax.Array,
         *,
         train: bool,
-        keys: jax.Array | None = None,
-        progress: jax.Array | None = None,
-    ) -> jax.Array:
-        """Classifies images.
-
-        Args:
-            x: float [batch, height, width, channels], normalised.
-            train: drop hidden units, normalise with the batch's statistics and update the running
-                ones.
-            keys: one for each image [batch], needed in training, for dropout.
-            progress: of the run; nothing here depends on it.
-
-        Returns:
-            Logits [batch, classes], in float32 (float64 if the net is).
-
-        Raises:
-            ValueError: if keys are needed and not given.
-            InputError: if the images have fewer than 32 pixels on a side.
-        """
-        return compose(self.parts(train=train, keys=keys), x)
-
-    def parts(
-        self,
-        *,
-        train: bool = False,
-        keys: jax.Array | None = None,
-        progress: jax.Array | None = None,
-        blocks: bool = False,
+        keys: jax.Array | None,
+        progress: jax.Array | None,
+        blocks: bool,
     ) -> list[Part]:
-        """What the net does, in order; one after the other they are `__call__`.
-
-        Args:
-            train: as in `__call__`.
-            keys: likewise.
-            progress: likewise.
-            blocks: as in `ResNet.parts`; here there are none.
-
-        Raises:
-            ValueError: as in `__call__`.
-        """
-        if train and keys is None:
-            raise ValueError("a net with dropout is trained with a key for each image, got None")
         found = [
             Part(f"stage {number}", functools.partial(self._through, number, train=train))
             for number in range(1, len(self.stages) + 1)
         ]
         found.append(Part("pooling to 7x7", lambda x: average_pool(x, SIDE)))
         for number, layer in enumerate(self.hidden):
-            run = functools.partial(self._hidden, layer, number, keys=keys if train else None)
+            run = functools.partial(self._hidden, layer, number, keys=keys)
             found.append(Part(f"hidden layer {number + 1}", run))
         found.append(Part(HEAD, lambda x: self.head(x).astype(self.numerics.param_dtype)))
         return found
