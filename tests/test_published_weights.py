@@ -85,7 +85,7 @@ def test_a_path_is_what_it_is_and_another_name_has_near_ones(cache, tmp_path):
     path = tmp_path / "net.safetensors"
     path.write_bytes(b"")
     assert locate(str(path)) == path
-    with pytest.raises(InputError, match="neither a file that exists nor a published name") as one:
+    with pytest.raises(InputError, match="does not exist, and is no published name") as one:
         locate("torchvision/resnet50.IMAGENET1K_V3")
     assert "torchvision/resnet50.IMAGENET1K_V1" in str(one.value)
     with pytest.raises(InputError, match="for example torchvision/resnet18"):

@@ -121,7 +121,7 @@ def locate(weights: str) -> pathlib.Path:
             f"did you mean {' or '.join(near)}?" if near else f"for example {next(iter(PUBLISHED))}"
         )
         raise InputError(
-            f"weights {weights!r} are neither a file that exists nor a published name; {hint}"
+            f"config.model.weights={weights!r} does not exist, and is no published name; {hint}"
         )
     published = PUBLISHED[weights]
     path = files.cache() / "weights" / published.file_name

@@ -110,8 +110,9 @@ def _bars(
 ) -> None:
     """Means with their intervals, as far as there are any."""
     means = np.array([one.mean for one in found])
-    ends = np.array([[one.mean - one.low, one.high - one.mean] for one in found]).T
-    ends = np.nan_to_num(ends).clip(0)
+    # Student's t knows nothing of where shares end.
+    low, high = (np.clip([getattr(one, end) for one in found], 0, 1) for end in ("low", "high"))
+    ends = np.nan_to_num([means - low, high - means]).clip(0)
     axes.errorbar(places, means, ends, label=style.plain_text(series), capsize=3, **how)
 
 
