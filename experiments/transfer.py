@@ -24,6 +24,7 @@ from resnet_jax.models import published_weights
 BACKBONES = ("resnet50", "mobilenet_v3_large", "swin_tiny")
 SIZES = (32, 64, 96, 128, 224)
 SEEDS = (0, 1, 2)
+LEAST = 8  # pixels
 # Features that seeds share lie here, in the sweep's folder; reports leave hidden folders out.
 FEATURES = ".features"
 
@@ -46,8 +47,14 @@ def rows(
         features_dir: as `config.transfer.features_dir`.
 
     Raises:
-        InputError: if a backbone is not known, or weights are given for none of them.
+        InputError: if a backbone is not known, weights are given for none of them, or a size is too
+            small.
     """
+    if too_small := [size for size in sizes if size < LEAST]:
+        raise InputError(
+            f"--sizes must be {LEAST} pixels or more, got {too_small[0]}; these nets leave nothing "
+            "of smaller images"
+        )
     if unused := sorted(set(weights) - set(backbones)):
         raise InputError(
             f"--weights names {unused[0]!r}, which is not among --backbones="

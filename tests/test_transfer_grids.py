@@ -104,6 +104,11 @@ def test_backbones_that_there_are_not_are_refused_with_all_there_are():
         base.get_config("resnet51")
 
 
+def test_sizes_that_nets_cannot_see_are_refused():
+    with pytest.raises(InputError, match="--sizes must be 8 pixels or more, got 0"):
+        rows(sizes=(32, 0))
+
+
 # Classes that are held out.
 
 
