@@ -452,7 +452,7 @@ def test_nets_that_are_none_of_ours_are_not_taken_for_them():
         (lambda: torch_reference.CifarNet(56), resnet(18), "a CIFAR ResNet of depth 56 \\("),
         (lambda: torch.nn.Linear(3, 3), resnet(18), UNKNOWN),
     ],
-    ids=str,
+    ids=("MobileNetV3", "Swin", "ResNet-18", "VGG-11", "CIFAR ResNet", "one layer"),
 )
 def test_a_file_of_another_net_is_refused_with_what_it_looks_like(of, into, looks, tmp_path):
     safetensors.numpy.save_file(arrays_of(of()), tmp_path / "net.safetensors")

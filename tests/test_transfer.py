@@ -277,6 +277,23 @@ def test_cached_features_and_whole_passes_train_the_same_head(devices, pretraine
     assert np.abs(heads[0]["kernel"] - start).max() > 0.1  # there was something to agree on
 
 
+@pytest.mark.parametrize("how", [{"block_loop": "always"}, {"dtype": "bfloat16"}])
+def test_features_of_looped_and_of_bfloat16_nets_are_what_their_heads_read(how, tmp_path):
+    heads = []
+    for cached in (False, True):
+        config = synthetic_run(
+            model={"depth": 14, **{k: v for k, v in how.items() if k == "dtype"}},
+            transfer={**HEAD, "cached_features": cached},
+            train={k: v for k, v in how.items() if k == "block_loop"},
+        )
+        assert Experiment.prepare(config).loops == ("block_loop" in how)
+        weights, _ = trained(config, tmp_path / f"cached-{cached}")
+        heads.append(weights.params["head"]["kernel"])
+    # A feature in bfloat16 may be rounded the other way in another program.
+    tolerance = 2e-3 if "dtype" in how else 1e-5
+    np.testing.assert_allclose(heads[1], heads[0], atol=tolerance)
+
+
 def test_each_image_goes_through_the_frozen_parts_once(pretrained, tmp_path, monkeypatch):
     config = on_two_digits(pretrained, transfer={**HEAD, "cached_features": True})
     seen = []
@@ -531,6 +548,10 @@ def test_each_seed_can_start_from_weights_of_its_own(pretrained, tmp_path):
         ({"transfer": {"new_head": False}}, "a head for 6 classes, and these data have 2; use "),
         ({"model": {"depth": 14}}, "config.model.depth is 8 there and 14 here; set it to 8"),
         ({"model": {"residual": False}}, "config.model.residual is True there and False here"),
+        (
+            {"model": {"family": "vgg", "depth": 11, "residual": False, "batch_norm": "none"}},
+            "config.model.family is 'cifar_resnet' there and 'vgg' here",
+        ),
     ],
 )
 def test_weights_of_a_run_that_do_not_fit_are_refused_in_one_line(changes, message, pretrained):

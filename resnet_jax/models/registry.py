@@ -50,7 +50,8 @@ class Functional(NamedTuple):
 
     Attributes:
         apply: (params, stats, x, train) -> (logits, stats), see `Apply`.
-        features: (params, stats, x) -> what comes to the head in evaluation, [batch, width].
+        features: (params, stats, x) -> what comes to the head in evaluation, [batch, width], in
+            float32 at least.
         head: as `apply`, of features instead of images.
         cut: which parts are trained.
         params: nested dict of trained arrays.
@@ -153,7 +154,7 @@ def functional(model: Net, *, trained_from: str = "") -> Functional:
 
     def features(params: Any, stats: Any, x: jax.Array) -> jax.Array:
         *before, _ = nnx.merge(graphdef, params, stats, copy=True).parts()
-        return compose(before, x)
+        return compose(before, x).astype(model.numerics.param_dtype)
 
     def head(
         params: Any, stats: Any, x: jax.Array, train: bool, **unused: Any

@@ -47,7 +47,7 @@ def cached(
         devices: that compute them.
         feed: of the images.
         net: whose parts before the head are frozen.
-        state: before the first step, on the host.
+        state: before the first step, on the host, laid out for the program.
         dataset: as `Dataset.describe`.
 
     Raises:

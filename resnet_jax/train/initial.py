@@ -100,7 +100,9 @@ def _from_run(model: registry.Net, folder: pathlib.Path, config: RunConfig) -> N
     source = load_json(folder / run_folder.CONFIG)
     for one in dataclasses.fields(ModelConfig):
         theirs, ours = (getattr(c.model, one.name) for c in (source, config))
-        if one.name not in OF_TRAINING and theirs != ours:
+        # Whether there are batch norms at all is no matter of training.
+        same_net = one.name in OF_TRAINING and "none" not in (theirs, ours)
+        if theirs != ours and not same_net:
             raise InputError(
                 f"{field} is of another net: config.model.{one.name} is {theirs!r} there and "
                 f"{ours!r} here; set it to {theirs!r}"

@@ -163,7 +163,8 @@ class Experiment:
         LOG.info(_describe(config, dataset))
         apply = net.apply
         if config.transfer.cached_features:
-            feed, apply = features.cached(config, devices, feed, net, state, described), net.head
+            laid_out = with_loops(state) if loops else state
+            feed, apply = features.cached(config, devices, feed, net, laid_out, described), net.head
         # Arguments, not constants, so that all seeds share one program.
         more: dict[str, Any] = {"seed": np.uint32(config.train.seed)}
         if config.train.class_weights == "balanced":
