@@ -462,12 +462,12 @@ def test_a_net_without_blocks_is_not_checked_and_says_why(caplog):
     config = validate({"model": model, "data": {"name": "digits"}})
     with pytest.raises(InputError, match="'vgg' has no blocks to be checked or taken apart"):
         check.of_config(config)
-    parts = types.SimpleNamespace(image_shape=(32, 32, 3))
-    experiment = types.SimpleNamespace(config=config, preprocessing=parts, class_names=("a", "b"))
+    seen = {"seen_shape": (32, 32, 3), "class_names": ("a", "b")}
+    experiment = types.SimpleNamespace(config=config, **seen)
     with caplog.at_level("INFO", "resnet_jax"):
         check.before_training(experiment, lambda: False)
     assert caplog.messages == ["skips are not checked: a VGG net has none"]
-    parts.image_shape = (8, 8, 1)
+    experiment.seen_shape = (8, 8, 1)
     with pytest.raises(InputError, match="images of 8x8 pixels are too small"):
         check.before_training(experiment, lambda: False)
     caplog.clear()

@@ -105,8 +105,8 @@ def test_the_net_is_compiled_once_for_any_number_of_images(workdir, pictures, mo
     shapes = set()
     original = prediction.prediction_program
 
-    def counted(apply):
-        program = original(apply)
+    def counted(data, apply):
+        program = original(data, apply)
 
         def traced(params, stats, images, mean, std):
             shapes.add(images.shape)

@@ -20,6 +20,7 @@ OPERATIONAL = {
     "data.data_dir",
     "data.workers",
     "data.max_unreadable",
+    "transfer.features_dir",
     "train.eval_interval",
     "train.eval_batch_size",
     "train.checkpoint_interval",
