@@ -60,17 +60,17 @@ def main(argv: list[str]) -> None:
                 times.append(time.perf_counter() - begun)
         ours, plain = (times[1:] for times in seconds)  # the first calls fill caches
         rows.append({"net": name, "ours": ours, "xla": plain})
+    table_rows = []
+    for row in rows:
+        ours, plain = (1e3 * statistics.median(row[way]) / _BATCH.value for way in ("ours", "xla"))
+        table_rows.append([row["net"], ours, plain, plain / ours])
     report = {**record.about("flax"), "size": _SIZE.value, "batch": _BATCH.value, "nets": rows}
     table = record.markdown(
         f"Forward passes of {_BATCH.value} images of {_SIZE.value} pixels in float32, median of "
         f"{_ROUNDS.value}.",
         report,
         {"net": "s", "ours, ms an image": ".2f", "XLA's layers alone": ".2f", "ratio": ".1f"},
-        [
-            [row["net"], *each, each[1] / each[0]]
-            for row in rows
-            for each in [[1e3 * statistics.median(row[w]) / _BATCH.value for w in ("ours", "xla")]]
-        ],
+        table_rows,
     )
     record.write(_OUT.value, f"backbones_{_SIZE.value}", report, table)
 

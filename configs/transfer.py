@@ -13,37 +13,30 @@ from typing import Any
 
 import ml_collections
 
-from resnet_jax.config import default_config
+from resnet_jax.config import default_config, torchvision
 from resnet_jax.errors import InputError
 
-
-def _resnet(depth: int) -> dict[str, Any]:
-    """As torchvision has it: v1.5, option B."""
-    bottlenecks = depth >= 50
-    return {
-        "family": "imagenet_resnet",
-        "depth": depth,
-        "block": "bottleneck" if bottlenecks else "basic",
-        "bottleneck_stride": "3x3" if bottlenecks else "1x1",
-        "shortcut": "B",
-    }
-
-
-def _mobilenet(variant: str) -> dict[str, Any]:
-    return {"family": "mobilenet_v3", "variant": variant, "batch_norm_epsilon": 1e-3}
-
-
-def _swin(variant: str) -> dict[str, Any]:
-    return {"family": "swin", "variant": variant, "batch_norm": "none"}
-
-
 # Fields of `model` by name.
-BACKBONES: dict[str, dict[str, Any]] = {
-    **{f"resnet{depth}": _resnet(depth) for depth in (18, 34, 50, 101, 152)},
-    **{f"mobilenet_v3_{variant}": _mobilenet(variant) for variant in ("large", "small")},
-    **{f"swin_{variant}": _swin(variant) for variant in ("tiny", "small", "base")},
-}
+BACKBONES = {name: net for name, net in torchvision.NETS.items() if net["family"] != "vgg"}
 STEPS = 2_812  # ten epochs of 9,000 images are 2,812.5 batches
+# All but the backbone and the input size.
+RECIPE: dict[str, Any] = {
+    "data.classes": ("airplane", "automobile"),
+    "data.positive_class": "automobile",
+    "data.normalization": "imagenet",
+    "data.crop_padding": 0,
+    "data.flip": False,
+    "optimizer.name": "adamw",
+    "optimizer.learning_rate": 1e-4,
+    "optimizer.weight_decay": 0.01,
+    "optimizer.schedule": "constant",
+    "train.steps": STEPS,
+    "train.batch_size": 32,
+    "train.eval_interval": STEPS // 4,
+    "train.checkpoint_interval": STEPS,
+    "log.interval": STEPS // 76,
+}
+HEAD = {"transfer.trained_from": "head", "transfer.cached_features": True}
 
 
 def backbone(name: str) -> dict[str, Any]:
@@ -63,23 +56,8 @@ def get_config(name: str = "resnet50") -> ml_collections.ConfigDict:
     """The run's configuration; `:swin_tiny` behind the file's name chooses the backbone."""
     config = default_config()
     config.model.update(backbone(name))
+    config.update_from_flattened_dict({**RECIPE, **HEAD})
     config.data.name = "cifar10"
-    config.data.classes = ("airplane", "automobile")
-    config.data.positive_class = "automobile"
-    config.data.normalization = "imagenet"
-    config.data.crop_padding = 0
-    config.data.flip = False
     config.data.resize = 224
-    config.transfer.trained_from = "head"
-    config.transfer.cached_features = True
-    config.optimizer.name = "adamw"
-    config.optimizer.learning_rate = 1e-4
-    config.optimizer.weight_decay = 0.01
-    config.optimizer.schedule = "constant"
-    config.train.steps = STEPS
-    config.train.batch_size = 32
-    config.train.eval_interval = STEPS // 4
     config.train.eval_batch_size = 100
-    config.train.checkpoint_interval = STEPS
-    config.log.interval = STEPS // 76
     return config

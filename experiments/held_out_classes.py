@@ -12,7 +12,6 @@ have the same recipe, images, order and number of steps.
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from configs import transfer
 from experiments import costs, run
@@ -21,7 +20,7 @@ from resnet_jax import command
 from resnet_jax.terminal import CONSOLE
 
 LEARNED = ("bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-HELD_OUT = ("airplane", "automobile")
+HELD_OUT = transfer.RECIPE["data.classes"]
 SEEDS = (0, 1, 2)
 STEPS = 4_000
 # Updates from one part to the one before it; the last of ResNet's five is reached in time.
@@ -47,28 +46,13 @@ def arms(seeds: Sequence[int], weights: str) -> list[Row]:
         seeds: one run each.
         weights: of the nets that have learned eight, as `config.model.weights`.
     """
-    recipe: dict[str, Any] = {
-        "data.classes": HELD_OUT,
-        "data.positive_class": "automobile",
-        "data.normalization": "imagenet",
-        "data.crop_padding": 0,
-        "data.flip": False,
-        "optimizer.name": "adamw",
-        "optimizer.learning_rate": 1e-3,
-        "optimizer.weight_decay": 0.01,
-        "optimizer.schedule": "constant",
-        "train.steps": transfer.STEPS,
-        "train.batch_size": 32,
-        "train.eval_interval": transfer.STEPS // 4,
-        "train.checkpoint_interval": transfer.STEPS,
-        "log.interval": transfer.STEPS // 76,
-    }
+    # At ten times the rate that a head alone is trained with.
+    recipe = {**transfer.RECIPE, "optimizer.learning_rate": 1e-3}
     pretrained = {"model.weights": weights, "transfer.new_head": True}
-    head = {"transfer.trained_from": "head", "transfer.cached_features": True}
     unfrozen = {"transfer.unfreeze_interval": UNFREEZE_INTERVAL, "model.batch_norm": "frozen"}
     ways = {
-        "pretrained_head": pretrained | head,
-        "random_head": head,
+        "pretrained_head": pretrained | transfer.HEAD,
+        "random_head": transfer.HEAD,
         "fine_tuned": pretrained,
         "unfrozen": pretrained | unfrozen,
         "from_scratch": {},

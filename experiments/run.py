@@ -258,7 +258,7 @@ class SweepCommand:
         *,
         afterwards: Callable[[Sequence[PlannedRun]], None] = lambda runs: None,
     ) -> int:
-        """Works off rows as the flags say; returns the exit code.
+        """Works off rows as the flags say, then writes the report; returns the exit code.
 
         Args:
             rows: of the grid.
@@ -278,7 +278,14 @@ class SweepCommand:
             title=self.name,
             hang_after=self._hang_after.value,
         )
-        return finish(sweep, folder, afterwards=afterwards)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, sweep.stop)
+        code = sweep.work()
+        if code != command.INTERRUPTED:
+            afterwards(runs)
+            # In a process of its own: Matplotlib and Plotly are of no use to the runner.
+            subprocess.run([sys.executable, "-m", "resnet_jax.report", str(folder)], check=True)
+        return code
 
 
 def launch(grid: Grid) -> None:
@@ -296,29 +303,6 @@ def launch(grid: Grid) -> None:
         )
 
     sweep.launch(rows)
-
-
-def finish(
-    work: Sweep,
-    workdir: pathlib.Path,
-    *,
-    afterwards: Callable[[Sequence[PlannedRun]], None] = lambda runs: None,
-) -> int:
-    """Works off a sweep, then writes the report; returns the exit code.
-
-    Args:
-        work: the sweep.
-        workdir: its folder.
-        afterwards: as in `SweepCommand.launch`.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, work.stop)
-    code = work.work()
-    if code != command.INTERRUPTED:
-        afterwards(work.runs)
-        # In a process of its own: Matplotlib and Plotly are of no use to the runner.
-        subprocess.run([sys.executable, "-m", "resnet_jax.report", str(workdir)], check=True)
-    return code
 
 
 def numbers(name: str, texts: Sequence[str]) -> list[int]:

@@ -140,6 +140,15 @@ class DeviceMap:
         sharding = NamedSharding(self._mesh, _spec(axis))
         return jax.tree.map(lambda x: jax.device_put(x, sharding), tree)
 
+    def on_their_way(self, inputs: Any, axis: int) -> Any:
+        """What a program takes of a batch: images put on the devices, indices as they are.
+
+        Args:
+            inputs: as `data.feed.Inputs`; indices are passed with the call.
+            axis: as in `divide`.
+        """
+        return self.divide(inputs, axis) if isinstance(inputs, dict) else inputs
+
     def single_copy(self, tree: Any) -> Any:
         """One copy of what `replicate` made or a program returned as copied, still on device."""
         if self.mapping != "pmap":

@@ -25,7 +25,7 @@ ALLOWED = {
     "native": set(),
     "models": {"config", "errors", "native"},
     "models/torch_weights.py": {"errors", "files"},
-    "models/published_weights.py": {"errors", "files"},
+    "models/published_weights.py": {"config", "errors", "files"},
     "metrics": {"config", "run_folder", "errors"},
     "train": {"data", "models", "metrics", "native", "parallel", "environment"} | BASE,
     "analysis": {"models", "config", "native", "errors"},

@@ -80,6 +80,11 @@ COST = {
 }
 
 
+def of(make, found):
+    """A table of a sweep."""
+    return make(found, transfer.entries(found))
+
+
 def cell(table, label, column):
     (row,) = [row for row in table.rows if row[0] == label]
     return row[table.columns.index(column)]
@@ -87,7 +92,7 @@ def cell(table, label, column):
 
 def test_measures_are_those_of_the_published_matrix_with_intervals_over_images(tmp_path):
     run(tmp_path, "resnet50-32px", 0)
-    table = transfer.table(sweep.load(tmp_path))
+    table = of(transfer.table, sweep.load(tmp_path))
     assert cell(table, "resnet50-32px", "accuracy (95 %)") == "0.762 (0.743 to 0.780)"
     assert cell(table, "resnet50-32px", "precision (95 %)") == "0.771 (0.700 to 0.800)"
     assert cell(table, "resnet50-32px", "recall (95 %)") == "0.745 (0.600 to 0.900)"
@@ -105,7 +110,7 @@ def test_with_several_seeds_intervals_are_students_over_seeds(tmp_path):
     low, high = scipy.stats.t.interval(
         0.95, 2, np.mean(shares), np.std(shares, ddof=1) / np.sqrt(3)
     )
-    table = transfer.table(sweep.load(tmp_path))
+    table = of(transfer.table, sweep.load(tmp_path))
     want = f"{np.mean(shares):.3f} ({low:.3f} to {high:.3f})"
     assert cell(table, "swin-32px", "accuracy (95 %)") == want
 
@@ -116,7 +121,7 @@ def test_several_classes_are_measured_by_their_means(tmp_path):
     ranking = told["splits"]["test"]["ranking"]
     ranking["per_class"] = 2 * ranking["per_class"]
     (folder / run_folder.EVALUATION).write_text(json.dumps(told))
-    table = transfer.table(sweep.load(tmp_path))
+    table = of(transfer.table, sweep.load(tmp_path))
     found = [cell(table, "swin-32px", f"{n} (95 %)") for n in ("precision", "recall", "F1")]
     assert found == ["0.110", "0.120", "0.130"]
 
@@ -127,7 +132,7 @@ def test_what_was_trained_and_from_which_weights_stands_in_words(tmp_path):
     run(tmp_path, "b", 0, **{**weights, "model.weights": "torchvision/swin_t.IMAGENET1K_V1"})
     run(tmp_path, "c", 0, **{"transfer.trained_from": "stage 4"})
     run(tmp_path, "d", 0, **{"transfer.trained_from": "", "transfer.unfreeze_interval": 9})
-    table = transfer.table(sweep.load(tmp_path))
+    table = of(transfer.table, sweep.load(tmp_path))
     words = [(row[0], row[2], row[3]) for row in table.rows]
     assert words == [
         ("a", "backbone", "head"),
@@ -147,7 +152,7 @@ def test_sizes_are_compared_with_one_another_and_nets_within_a_size(tmp_path):
     assert [(e.series, e.size) for e in entries] == [
         *(("resnet", 32), ("swin", 32), ("resnet", 64), ("swin", 64))
     ]
-    pairs = transfer.paired_table(found)
+    pairs = of(transfer.paired_table, found)
     assert [row[:3] for row in pairs.rows] == [
         ("resnet-32px", "swin-32px", "0"),
         ("resnet-64px", "swin-64px", "0"),
@@ -182,7 +187,7 @@ def test_the_sentences_tell_the_best_and_what_may_be_chance(tmp_path):
         run(tmp_path, "good-32px", seed, (900 + seed, 100, 100 - seed, 900))
         run(tmp_path, "near-32px", seed, (890 + 15 * seed, 100, 110 - 15 * seed, 900))
         run(tmp_path, "poor-32px", seed, (500 + seed, 100, 500 - seed, 900))
-    (told,) = transfer.sentences(sweep.load(tmp_path))
+    (told,) = transfer.sentences(transfer.entries(sweep.load(tmp_path)))
     best, rest = told.split("good is ") if "near is best" in told else told.split("near is ")
     second, poor = rest.split("poor is ")
     assert best.startswith("At 32 pixels") and "n = 3" in best
@@ -192,7 +197,7 @@ def test_the_sentences_tell_the_best_and_what_may_be_chance(tmp_path):
 
 def test_costs_stand_with_where_they_were_measured(tmp_path):
     run(tmp_path, "swin-32px", 0, cost=COST)
-    table = transfer.cost_table(sweep.load(tmp_path))
+    table = of(transfer.cost_table, sweep.load(tmp_path))
     assert table.rows == (
         (
             *("swin-32px", "Swin-T", "32", "27,520,892", "1,538", "112.7"),
@@ -202,7 +207,7 @@ def test_costs_stand_with_where_they_were_measured(tmp_path):
     assert table.facts["time measured on"] == "cpu (Test CPU, 1 core), batch 32"
     # Without a measurement there is no table of them, and everything else is there.
     run(tmp_path / "other", "swin-32px", 0)
-    assert transfer.cost_table(sweep.load(tmp_path / "other")) is None
+    assert of(transfer.cost_table, sweep.load(tmp_path / "other")) is None
 
 
 def test_the_page_asks_which_net_is_best_and_nothing_of_depth(tmp_path):
@@ -221,8 +226,7 @@ def test_the_page_asks_which_net_is_best_and_nothing_of_depth(tmp_path):
 def test_a_sweep_of_depths_knows_nothing_of_transfer(tmp_path):
     make_run(tmp_path, "plain-20", 0)
     found = sweep.load(tmp_path)
-    assert transfer.entries(found) == [] and transfer.told(found) == []
-    assert transfer.sentences(found) == []
+    assert transfer.entries(found) == [] and transfer.findings(found) is None
     paths = outputs.write_report(tmp_path)
     assert 'id="table-transfer"' not in paths.html.read_text()
     assert paths.text == paths.verdict.text
@@ -234,7 +238,7 @@ def test_a_label_without_two_classes_predictions_or_costs_has_dashes(tmp_path):
     del told["splits"]["test"]["ranking"]
     (folder / run_folder.EVALUATION).write_text(json.dumps(told))
     (folder / run_folder.PREDICTIONS).unlink()
-    table = transfer.table(sweep.load(tmp_path))
+    table = of(transfer.table, sweep.load(tmp_path))
     assert cell(table, "swin-32px", "ROC area (95 %)") == tables.NOTHING
-    assert transfer.paired_table(sweep.load(tmp_path)) is None
+    assert of(transfer.paired_table, sweep.load(tmp_path)) is None
     write_report(tmp_path)

@@ -143,8 +143,8 @@ def check(run: RunConfig) -> None:
     stage_sizes(model)
     for name in UNREAD[model.family]:
         require_default(model, "model", name, f"config.model.family={model.family!r}")
-    first = FIRST_WIDTH.get(model.family, 1)
-    if model.family in FIRST_WIDTH and (first * model.width) % 1:
+    first = FIRST_WIDTH.get(model.family)
+    if first and (first * model.width) % 1:
         raise InputError(
             f"config.model.width={model.width:g} gives {first * model.width:g} filters in the "
             f"first stage; use a multiple of 1/{first}"

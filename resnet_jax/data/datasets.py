@@ -11,10 +11,9 @@ import numpy as np
 import sklearn.datasets
 
 from resnet_jax.config import DataConfig, SyntheticConfig
-from resnet_jax.data import balancing, selection
+from resnet_jax.data import balancing, kept, selection
 from resnet_jax.data.split import Split, split_indices
 from resnet_jax.errors import InputError
-from resnet_jax.files import replacing
 
 if TYPE_CHECKING:
     from resnet_jax.data.tfds_source import PreparedDataset
@@ -203,22 +202,8 @@ def _decoded(source: "PreparedDataset", split: str) -> Split:
     state = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in source.files(split)]
     digest = hashlib.sha256(repr(state).encode()).hexdigest()[:16]
     cache = source.data_dir / "decoded" / f"{source.name}-{split}-{digest}.npz"
-    if cache.is_file():
-        try:
-            with cache.open("rb") as stream, np.load(stream) as arrays:
-                kept = Split(arrays["images"], arrays["labels"], arrays["ids"])
-                # The checksums of a zip file are passed over where less is read than was written.
-                if kept.sha256() == str(arrays["sha256"]):
-                    return kept
-            LOG.warning("%s has changed since it was written; decoding the data set again", cache)
-        # NumPy, zipfile and zlib raise many kinds, not all of them OSError or ValueError.
-        except Exception as error:
-            LOG.warning("%s is damaged (%s); decoding the data set again", cache, error)
-    decoded = Split(*source.read(split))
-    try:
-        cache.parent.mkdir(exist_ok=True)
-        with replacing(cache) as file:
-            np.savez(file, **vars(decoded), sha256=decoded.sha256())
-    except OSError as error:
-        LOG.info("decoded images are not cached: %s", error)
-    return decoded
+    arrays = kept.read(cache, "decoding the data set again")
+    if arrays is None:
+        arrays = vars(Split(*source.read(split)))
+        kept.keep(cache, arrays)
+    return Split(**arrays)

@@ -1,7 +1,6 @@
 """Examples in a fixed order: what data sets are made of."""
 
 import dataclasses
-import hashlib
 
 import numpy as np
 
@@ -30,13 +29,6 @@ class Split:
     def class_sizes(self, num_classes: int) -> np.ndarray:
         """How many examples each class has, int [classes]."""
         return np.bincount(self.labels, minlength=num_classes)
-
-    def sha256(self) -> str:
-        """Of shapes, images, labels and ids, in hexadecimal."""
-        digest = hashlib.sha256(repr((self.images.shape, list(self.ids))).encode())
-        for array in (self.images, self.labels):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
 
 
 def split_indices(count: int, val_fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

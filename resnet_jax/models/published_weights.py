@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import requests
 
 from resnet_jax import files
+from resnet_jax.config.torchvision import NETS
 from resnet_jax.errors import InputError, first_line
 from resnet_jax.files import replacing
 
@@ -44,61 +45,33 @@ class Published(NamedTuple):
         return self.url.rsplit("/", 1)[1]
 
 
-def _published(file: str, top1: float, **model: Any) -> Published:
-    return Published(f"{SERVER}/{file}.pth", file.rsplit("-", 1)[1], top1, model)
-
-
-def _resnet(file: str, top1: float, depth: int) -> Published:
-    # Stride lies in the 3x3 convolutions of bottlenecks; basic blocks have no choice.
-    block, stride = ("basic", "1x1") if depth < 50 else ("bottleneck", "3x3")
-    return _published(
-        *(file, top1),
-        family="imagenet_resnet",
-        depth=depth,
-        block=block,
-        shortcut="B",
-        bottleneck_stride=stride,
-    )
-
-
-def _vgg(file: str, top1: float, depth: int, batch_norm: str) -> Published:
-    return _published(file, top1, family="vgg", depth=depth, residual=False, batch_norm=batch_norm)
-
-
-def _mobilenet_v3(file: str, top1: float, variant: str) -> Published:
-    return _published(file, top1, family="mobilenet_v3", variant=variant, batch_norm_epsilon=1e-3)
-
-
-def _swin(file: str, top1: float, variant: str) -> Published:
-    return _published(file, top1, family="swin", variant=variant, batch_norm="none")
-
-
-# torchvision 0.28's table of weights. V1 and V2 are recipes of training.
+# torchvision 0.28's table of weights: our name of the net and theirs, recipe of training, checksum,
+# top-1 accuracy.
+ROWS = (
+    ("resnet18", "resnet18", "V1", "f37072fd", 69.758),
+    ("resnet34", "resnet34", "V1", "b627a593", 73.314),
+    ("resnet50", "resnet50", "V1", "0676ba61", 76.130),
+    ("resnet50", "resnet50", "V2", "11ad3fa6", 80.858),
+    ("resnet101", "resnet101", "V1", "63fe2227", 77.374),
+    ("resnet101", "resnet101", "V2", "cd907fc2", 81.886),
+    ("resnet152", "resnet152", "V1", "394f9c45", 78.312),
+    ("resnet152", "resnet152", "V2", "f82ba261", 82.284),
+    ("vgg16", "vgg16", "V1", "397923af", 71.592),
+    ("vgg16_bn", "vgg16_bn", "V1", "6c64b313", 73.360),
+    ("vgg19", "vgg19", "V1", "dcbb9e9d", 72.376),
+    ("vgg19_bn", "vgg19_bn", "V1", "c79401a0", 74.218),
+    ("mobilenet_v3_large", "mobilenet_v3_large", "V1", "8738ca79", 74.042),
+    ("mobilenet_v3_large", "mobilenet_v3_large", "V2", "5c1a4163", 75.274),
+    ("mobilenet_v3_small", "mobilenet_v3_small", "V1", "047dcff4", 67.668),
+    ("swin_tiny", "swin_t", "V1", "704ceda3", 81.474),
+    ("swin_small", "swin_s", "V1", "5e29d889", 83.196),
+    ("swin_base", "swin_b", "V1", "68c6b09e", 83.582),
+)
 PUBLISHED = {
-    "torchvision/resnet18.IMAGENET1K_V1": _resnet("resnet18-f37072fd", 69.758, 18),
-    "torchvision/resnet34.IMAGENET1K_V1": _resnet("resnet34-b627a593", 73.314, 34),
-    "torchvision/resnet50.IMAGENET1K_V1": _resnet("resnet50-0676ba61", 76.130, 50),
-    "torchvision/resnet50.IMAGENET1K_V2": _resnet("resnet50-11ad3fa6", 80.858, 50),
-    "torchvision/resnet101.IMAGENET1K_V1": _resnet("resnet101-63fe2227", 77.374, 101),
-    "torchvision/resnet101.IMAGENET1K_V2": _resnet("resnet101-cd907fc2", 81.886, 101),
-    "torchvision/resnet152.IMAGENET1K_V1": _resnet("resnet152-394f9c45", 78.312, 152),
-    "torchvision/resnet152.IMAGENET1K_V2": _resnet("resnet152-f82ba261", 82.284, 152),
-    "torchvision/vgg16.IMAGENET1K_V1": _vgg("vgg16-397923af", 71.592, 16, "none"),
-    "torchvision/vgg16_bn.IMAGENET1K_V1": _vgg("vgg16_bn-6c64b313", 73.360, 16, "synced"),
-    "torchvision/vgg19.IMAGENET1K_V1": _vgg("vgg19-dcbb9e9d", 72.376, 19, "none"),
-    "torchvision/vgg19_bn.IMAGENET1K_V1": _vgg("vgg19_bn-c79401a0", 74.218, 19, "synced"),
-    "torchvision/mobilenet_v3_large.IMAGENET1K_V1": _mobilenet_v3(
-        "mobilenet_v3_large-8738ca79", 74.042, "large"
-    ),
-    "torchvision/mobilenet_v3_large.IMAGENET1K_V2": _mobilenet_v3(
-        "mobilenet_v3_large-5c1a4163", 75.274, "large"
-    ),
-    "torchvision/mobilenet_v3_small.IMAGENET1K_V1": _mobilenet_v3(
-        "mobilenet_v3_small-047dcff4", 67.668, "small"
-    ),
-    "torchvision/swin_t.IMAGENET1K_V1": _swin("swin_t-704ceda3", 81.474, "tiny"),
-    "torchvision/swin_s.IMAGENET1K_V1": _swin("swin_s-5e29d889", 83.196, "small"),
-    "torchvision/swin_b.IMAGENET1K_V1": _swin("swin_b-68c6b09e", 83.582, "base"),
+    f"torchvision/{name}.IMAGENET1K_{recipe}": Published(
+        f"{SERVER}/{name}-{checksum}.pth", checksum, top1, NETS[net]
+    )
+    for net, name, recipe, checksum, top1 in ROWS
 }
 
 

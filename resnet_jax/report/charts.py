@@ -41,9 +41,9 @@ STRENGTH = "model.shortcut_scale"
 
 def draw_all(sweep: Sweep) -> Iterator[tuple[str, Figure]]:
     """Every figure that this sweep's runs have something to say in, with its file name."""
-    if transfer.entries(sweep):
-        yield "transfer", transfer_figures.measures(sweep)
-        curves = transfer_figures.roc(sweep)
+    if entries := transfer.entries(sweep):
+        yield "transfer", transfer_figures.measures(sweep, entries)
+        curves = transfer_figures.roc(sweep, entries)
         if curves is not None:
             yield "roc", curves
     else:

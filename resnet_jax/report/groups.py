@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -89,6 +89,13 @@ class Group:
     def n_diverged(self) -> int:
         """The number of diverged runs."""
         return len(self.diverged)
+
+    def seed_by_seed(self, other: "Group") -> Iterator[tuple[Run, Run]]:
+        """Its completed runs, each with the other group's of the same seed, if there is one."""
+        theirs = {run.seed: run for run in other.runs}
+        for run in self.runs:
+            if run.seed in theirs:
+                yield run, theirs[run.seed]
 
     def final(self, split: Split) -> dict[int, float]:
         """Final error in percent, by seed: of train over the last tenth of the steps."""

@@ -15,6 +15,7 @@ from resnet_jax.report.markup import escape
 from resnet_jax.report.records import Run, printable
 from resnet_jax.report.sweep import Sweep
 from resnet_jax.report.tables import Table
+from resnet_jax.report.transfer import Findings
 from resnet_jax.report.verdict import FamilyVerdict, Verdict
 
 SCRIPTS = ("page.js", "curves.js", "evaluation.js", "start.js")
@@ -27,7 +28,7 @@ def save(
     path: pathlib.Path,
     pictures: Sequence[pathlib.Path] = (),
     more: Sequence[Table] = (),
-    transferred: Sequence[Table] = (),
+    transferred: Findings | None = None,
 ) -> None:
     """Writes the report.
 
@@ -37,7 +38,7 @@ def save(
         path: of the file; links to run folders are relative to it.
         pictures: SVG files to be put into it.
         more: tables beside those of `tables.all_tables`.
-        transferred: those on nets that were trained before, if this is a sweep of such.
+        transferred: what there is to say, if this is a sweep of nets that were trained before.
     """
     text = render(sweep, verdict, path.parent, pictures, more, transferred)
     path.write_text(text, encoding="utf-8", newline="")
@@ -49,7 +50,7 @@ def render(
     folder: pathlib.Path,
     pictures: Sequence[pathlib.Path] = (),
     more: Sequence[Table] = (),
-    transferred: Sequence[Table] = (),
+    transferred: Findings | None = None,
 ) -> str:
     """The report's text.
 
@@ -64,9 +65,7 @@ def render(
         f"<h1>{escape(title)}</h1>",
         f'<p class="quiet">{escape(_origin(sweep))}</p>',
         # What a sweep of nets trained before is made for comes first; their depths are no series.
-        _transfer(sweep) if transferred else _verdict(verdict),
-        _pictures(pictures) if transferred else "",
-        *map(_table, transferred),
+        *(_transfer(transferred, pictures) if transferred else [_verdict(verdict)]),
         *_in_order(_curves(sweep) + _depths(sweep), evaluation_page.findings(sweep), sweep),
         _pictures(pictures) if not transferred else "",
         _table(tables.against_published(sweep)) if sweep.groups and not transferred else "",
@@ -120,9 +119,10 @@ def _origin(sweep: Sweep) -> str:
     return " · ".join(f"{name} {value}" for name, value in tables.facts(sweep).items())
 
 
-def _transfer(sweep: Sweep) -> str:
-    items = "".join(f"<p>{escape(text)}</p>" for text in transfer.sentences(sweep))
-    return f'<section id="verdict"><h2>{escape(transfer.QUESTION)}</h2>{items}</section>'
+def _transfer(found: Findings, pictures: Sequence[pathlib.Path]) -> list[str]:
+    items = "".join(f"<p>{escape(text)}</p>" for text in found.sentences)
+    answer = f'<section id="verdict"><h2>{escape(transfer.QUESTION)}</h2>{items}</section>'
+    return [answer, _pictures(pictures), *map(_table, found.tables)]
 
 
 def _verdict(verdict: Verdict) -> str:

@@ -52,14 +52,15 @@ def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
                     old.unlink()
         run_folder.write_json(out / "verdict.json", verdict.as_dict(), durable=False)
         figures = charts.save_all(runs, out / "figures")
-        told = transfer.told(runs)
+        transferred = transfer.findings(runs)
+        own = list(transferred.tables) if transferred else []
         more = [table for table in (twins.table(runs), seeds.table(runs)) if table]
-        written = tables.save_all(runs, out / "tables", [*told, *more]) if runs.groups else []
+        written = tables.save_all(runs, out / "tables", own + more) if runs.groups else []
         grids = [p for p in figures if p.suffix == ".svg" and p.stem in charts.GRIDS]
-        html.save(runs, verdict, out / "report.html", grids, more, told)
+        html.save(runs, verdict, out / "report.html", grids, more, transferred)
     except OSError as error:
         raise InputError(f"--out={out} cannot be written: {error}; choose another") from error
-    text = "\n".join(transfer.sentences(runs)) or verdict.text
+    text = "\n".join(transferred.sentences) if transferred else verdict.text
     return Paths(
         *(out / "report.html", out / "verdict.json", tuple(figures), tuple(written)), verdict, text
     )

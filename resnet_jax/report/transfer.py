@@ -5,7 +5,7 @@ import itertools
 import math
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from resnet_jax import run_folder
@@ -65,6 +65,14 @@ class Entry:
         return {seed: 100 - error for seed, error in self.group.final("test").items()}
 
 
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a report says of nets that were trained before, in sentences and tables."""
+
+    sentences: tuple[str, ...]
+    tables: tuple[Table, ...]
+
+
 def entries(sweep: Sweep) -> list[Entry]:
     """One for each label, by input size, if this is a sweep of nets trained before or in part.
 
@@ -85,12 +93,13 @@ def _transfers(group: Group) -> bool:
 
 
 def _entry(group: Group) -> Entry:
+    found = [_of_run(run) for run in group.runs]
     reports = [run_folder.read_json(_analysis(run, run_folder.INFERENCE)) for run in group.runs]
     return Entry(
         group=group,
         series=re.sub(r"-\d+px$", "", group.label),
         size=_size(group),
-        measures={name: _measure(group, name) for name in MEASURES},
+        measures={name: _measure([one[name] for one in found]) for name in MEASURES},
         cost=next(filter(None, reports), {}),
     )
 
@@ -109,8 +118,8 @@ def _size(group: Group) -> int | None:
     return int(side) if side else None
 
 
-def _measure(group: Group, name: str) -> intervals.Mean:
-    found = [_of_run(run)[name] for run in group.runs]
+def _measure(found: Sequence[tuple[float, Interval | None]]) -> intervals.Mean:
+    """Over seeds; of a single one with its interval over images."""
     mean = intervals.mean([value for value, _ in found if math.isfinite(value)])
     if len(found) == 1 and found[0][1]:
         low, high = found[0][1]
@@ -163,8 +172,22 @@ def trained_words(config: dict[str, Any]) -> str:
     return f"{words}, part by part" if interval else words
 
 
-def table(sweep: Sweep) -> Table | None:
-    """What each label reaches; None if this is no such sweep."""
+def findings(sweep: Sweep) -> Findings | None:
+    """What a report says of nets that were trained before; None if this is no such sweep."""
+    found = entries(sweep)
+    if not found:
+        return None
+    made = (table(sweep, found), paired_table(sweep, found), cost_table(sweep, found))
+    return Findings(tuple(sentences(found)), tuple(one for one in made if one))
+
+
+def table(sweep: Sweep, found: Sequence[Entry]) -> Table:
+    """What each label reaches.
+
+    Args:
+        sweep: for where its numbers come from.
+        found: its `entries`, at least one.
+    """
     rows = [
         (
             *(entry.group.label, entry.group.runs[0].net, weights_words(entry.group.config)),
@@ -172,10 +195,8 @@ def table(sweep: Sweep) -> Table | None:
             *(str(entry.size or NOTHING), str(entry.group.n)),
             *(_share(entry.measures[name]) for name in MEASURES),
         )
-        for entry in entries(sweep)
+        for entry in found
     ]
-    if not rows:
-        return None
     return Table(
         *("transfer", "What the nets have learned", COLUMNS, tuple(rows)),
         numeric=frozenset(range(4, len(COLUMNS))),
@@ -184,9 +205,9 @@ def table(sweep: Sweep) -> Table | None:
     )
 
 
-def cost_table(sweep: Sweep) -> Table | None:
-    """What each label's net costs; None if that was not measured."""
-    measured = [entry for entry in entries(sweep) if entry.cost]
+def cost_table(sweep: Sweep, found: Sequence[Entry]) -> Table | None:
+    """As `table`, of what each label's net costs; None if that was not measured."""
+    measured = [entry for entry in found if entry.cost]
     rows = []
     for entry in measured:
         cost = entry.cost
@@ -220,12 +241,6 @@ def _share(mean: intervals.Mean) -> str:
     return f"{mean.mean:.3f} ({max(mean.low, 0):.3f} to {min(mean.high, 1):.3f})"
 
 
-def told(sweep: Sweep) -> list[Table]:
-    """All tables on nets that were trained before; none, if this is no such sweep."""
-    made = (table(sweep), paired_table(sweep), cost_table(sweep))
-    return [one for one in made if one]
-
-
 def _timed_on(cost: dict[str, Any]) -> str:
     machine = cost.get("hardware") or {}
     cores = machine.get("usable_cores")
@@ -233,9 +248,14 @@ def _timed_on(cost: dict[str, Any]) -> str:
     return f"{cost.get('device', 'unknown device')} ({where}), batch {cost.get('batch')}"
 
 
-def paired_table(sweep: Sweep) -> Table | None:
-    """Every two labels of one input size on the same test images, seed by seed."""
-    pairs = list(_pairs(entries(sweep)))
+def paired_table(sweep: Sweep, found: Sequence[Entry]) -> Table | None:
+    """As `table`, of every two labels of one input size on the same test images, seed by seed."""
+    pairs = [
+        pair
+        for a, b in itertools.combinations(found, 2)
+        if a.size == b.size
+        for pair in a.group.seed_by_seed(b.group)
+    ]
     columns = (
         *("a", "b", "seed", "n", "test images", "a: test error %", "b: test error %"),
         *("b - a", "95 % interval", "only a wrong", "only b wrong", "p", "Holm p"),
@@ -243,19 +263,9 @@ def paired_table(sweep: Sweep) -> Table | None:
     return twins.paired(sweep, pairs, "pairs", "Two nets on the same test images", columns)
 
 
-def _pairs(found: Sequence[Entry]) -> Iterator[tuple[Run, Run]]:
-    for a, b in itertools.combinations(found, 2):
-        if a.size == b.size:
-            others = {run.seed: run for run in b.group.runs}
-            for run in a.group.runs:
-                if run.seed in others:
-                    yield run, others[run.seed]
-
-
-def sentences(sweep: Sweep) -> list[str]:
+def sentences(found: Sequence[Entry]) -> list[str]:
     """What is best at each input size, and whether that is more than chance among seeds."""
-    found = entries(sweep)
-    told = []
+    told: list[str] = []
     for size, members in itertools.groupby(found, key=lambda entry: entry.size):
         ranked = sorted(
             (entry for entry in members if entry.accuracies),

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resnet_jax.report import records, style, transfer
+from resnet_jax.report import records, style
 from resnet_jax.report.intervals import Mean
 from resnet_jax.report.sweep import Sweep
 from resnet_jax.report.transfer import MEASURES, Entry
@@ -15,9 +15,13 @@ from resnet_jax.report.transfer import MEASURES, Entry
 MOST_PANELS = 6
 
 
-def measures(sweep: Sweep) -> Figure:
-    """Accuracy and ROC area over input size; at a single size, all measures and ROC curves."""
-    entries = transfer.entries(sweep)
+def measures(sweep: Sweep, entries: Sequence[Entry]) -> Figure:
+    """Accuracy and ROC area over input size; at a single size, all measures and ROC curves.
+
+    Args:
+        sweep: for where its numbers come from.
+        entries: `transfer.entries` of it, at least one.
+    """
     sizes = sorted({entry.size for entry in entries if entry.size})
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     looks = _looks(entries)
@@ -56,9 +60,14 @@ def measures(sweep: Sweep) -> Figure:
     return figure
 
 
-def roc(sweep: Sweep) -> Figure | None:
-    """ROC curves of every label and seed, one panel an input size; None with fewer than two."""
-    entries = [entry for entry in transfer.entries(sweep) if _curves(entry)]
+def roc(sweep: Sweep, entries: Sequence[Entry]) -> Figure | None:
+    """ROC curves of every label and seed, one panel an input size; None with fewer than two.
+
+    Args:
+        sweep: as in `measures`.
+        entries: likewise.
+    """
+    entries = [entry for entry in entries if _curves(entry)]
     sizes = list(dict.fromkeys(entry.size for entry in entries))[:MOST_PANELS]
     if len(sizes) < 2:
         return None

@@ -97,10 +97,7 @@ def _pairs(sweep: Sweep) -> Iterator[tuple[Run, Run]]:
             if (plain.family, residual.family) != ("plain", "residual"):
                 continue
             if _beside_shortcuts(plain.config) == _beside_shortcuts(residual.config):
-                by_seed = {run.seed: run for run in residual.runs}
-                for run in plain.runs:
-                    if run.seed in by_seed:
-                        yield run, by_seed[run.seed]
+                yield from plain.seed_by_seed(residual)
 
 
 def _beside_shortcuts(config: dict[str, Any]) -> dict[str, Any]:

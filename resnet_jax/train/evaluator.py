@@ -68,7 +68,7 @@ class Evaluator:
                 part, logits = self.program(
                     *state.evaluated,
                     self.experiment.arrays,
-                    self._placed(batch.inputs),
+                    self.experiment.devices.on_their_way(batch.inputs, 0),
                     batch.mask,
                 )
                 parts.append(self.experiment.devices.single_copy(part))
@@ -158,8 +158,3 @@ class Evaluator:
         smallest = np.finfo(np.float32).tiny
         found["logits"] = np.log(np.maximum(summed / count, smallest)).astype(np.float32)
         return found
-
-    def _placed(self, inputs: Any) -> Any:
-        """Images on their way to the devices; indices are passed with the call."""
-        is_streamed = isinstance(inputs, dict)
-        return self.experiment.devices.divide(inputs, 0) if is_streamed else inputs

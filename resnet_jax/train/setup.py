@@ -120,7 +120,7 @@ class Experiment:
         made = self.feed.training(order, first, end or train.steps, per_call or self.steps_per_call)
         with contextlib.closing(made):
             for batch in made:
-                yield self.devices.divide(batch, 1) if isinstance(batch, dict) else batch
+                yield self.devices.on_their_way(batch, 1)
 
     @classmethod
     def prepare(cls, config: RunConfig) -> "Experiment":
