@@ -4,9 +4,11 @@
     python -m resnet_jax.main --config=... --config.optimizer.learning_rate=0.05
     python -m resnet_jax.main --workdir=runs/r56                    # goes on with it
     python -m resnet_jax.main --mode=evaluate --workdir=runs/r56
+    srun python -m resnet_jax.main --distributed --config=... --workdir=/shared/r56  # many hosts
 
-Exit codes: 0 completed, 2 bad input (one line says what to mend), 3 diverged, 75 interrupted (the
-same command goes on), 1 anything else: a net that is not wired as configured in one line, a crash.
+Exit codes: 0 completed, 2 bad input (one line says what to mend), 3 diverged, 75 interrupted, or
+another process of the run lost (the same command goes on), 1 anything else: a net that is not wired
+as configured in one line, a crash.
 """
 
 from resnet_jax import environment
@@ -24,7 +26,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from resnet_jax import command, run_folder, terminal
+from resnet_jax import command, hosts, run_folder, terminal
 from resnet_jax import config as run_config
 from resnet_jax.errors import InputError
 
@@ -34,6 +36,14 @@ _MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "What to do.")
 _CHECKPOINT = flags.DEFINE_enum(
     "checkpoint", "last", ["last", "best", "all"], "Which one to evaluate."
 )
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "Train together with the processes that Slurm, Open MPI, ... has started."
+)
+_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "host:port of process 0, where nothing says so by itself."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many train together.", 1)
+_PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", 0)
 
 
 def main(argv: list[str]) -> None:
@@ -41,27 +51,65 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise InputError(f"{argv[1]!r} is not a flag; write --name=value")
     terminal.set_up_logging()
+    together = _trains_together()
     # Flags and configs are checked before JAX starts, so that mistakes are told at once.
     if _MODE.value == "evaluate":
         _evaluate()
         return
     config, workdir = _config_and_workdir()
     environment.prepare(config)
+    if together:
+        joined = hosts.watched()
+        hosts.connect(_ADDRESS.value, _PROCESSES.value, _PROCESS.value)
+        joined()
     from resnet_jax.analysis import check, signals
     from resnet_jax.train import loop
 
-    status = loop.train(
-        config,
-        workdir,
-        should_stop=STOP,
-        examine=check.before_training,
-        recorder=signals.Recorder,
-    )
-    terminal.print_outcome(workdir, status)
+    with hosts.together() as leads:
+        if not leads:
+            terminal.only_warnings()
+        status = loop.train(
+            config,
+            workdir,
+            should_stop=STOP,
+            examine=check.before_training,
+            recorder=signals.Recorder,
+        )
+    if leads:
+        terminal.print_outcome(workdir, status)
     if status["state"] == run_folder.STOPPED:
         sys.exit(command.INTERRUPTED)
     if status["state"] == run_folder.DIVERGED:
         sys.exit(command.HAS_DIVERGED)
+
+
+def _trains_together() -> bool:
+    """Whether the flags ask for other processes to train with.
+
+    Raises:
+        InputError: if they do not fit one another.
+    """
+    place = (_ADDRESS, _PROCESSES, _PROCESS)
+    missing = [flag.name for flag in place if flag.value is None]
+    if not _DISTRIBUTED.value and len(missing) == len(place):
+        return False
+    if _MODE.value == "evaluate":
+        raise InputError("--mode=evaluate runs in one process; leave out what joins it with others")
+    if missing and len(missing) < len(place):
+        together = ", ".join(f"--{flag.name}" for flag in place)
+        raise InputError(f"--{missing[0]} is missing; {together} belong together")
+    if not missing:
+        count, index = _PROCESSES.value or 0, _PROCESS.value or 0
+        if index >= count:
+            raise InputError(f"--process_id={index} must be below --num_processes={count}")
+        host, colon, port = (_ADDRESS.value or "").rpartition(":")
+        if not (host and colon and port.isdigit() and 0 < int(port) < 2**16):
+            raise InputError(
+                f"--coordinator_address={_ADDRESS.value} must be host:port, for example node1:9876"
+            )
+    if _WORKDIR.value is None:
+        raise InputError("--workdir is missing: several processes need one folder that all see")
+    return True
 
 
 def _config_and_workdir() -> tuple[run_config.RunConfig, pathlib.Path]:

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from resnet_jax.config import ParallelConfig
 from resnet_jax.errors import InputError
+from resnet_jax.hosts import Hosts
 
 AXIS = "data"
 
@@ -24,21 +25,26 @@ class DeviceMap:
     """Maps functions over devices: `shard_map`, `pmap`, or plain `jit` on a single device.
 
     Args:
-        config: how, and over how many devices.
+        config: how, and over how many devices, those of all hosts counted.
 
     Raises:
-        InputError: if more devices are asked for than there are.
+        InputError: if more devices are asked for than there are, or not equally many of each host,
+            or `pmap` on several hosts.
+
+    Attributes:
+        hosts: the processes that train together.
+        devices: all in use, one host's after the other's.
     """
 
     def __init__(self, config: ParallelConfig):
-        available = jax.local_devices()
-        count = config.devices or len(available)
-        if count > len(available):
+        self.hosts = Hosts()
+        self.devices = _chosen(config, self.hosts.count)
+        count = len(self.devices)
+        if self.hosts.count > 1 and config.mapping == "pmap":
             raise InputError(
-                f"config.parallel.devices={count}, but this machine has {len(available)} "
-                f"{available[0].platform} device(s); use at most that, or 0 for all"
+                f"config.parallel.mapping='pmap' maps over the devices of one host, but "
+                f"{self.hosts.count} processes train together; use 'shard_map'"
             )
-        self.devices = available[:count]
         # On one CPU device shard_map and pmap cost 40 % (docs/architecture.md).
         self.mapping = "single" if count == 1 else config.mapping
         self._mesh = Mesh(np.array(self.devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -47,11 +53,6 @@ class DeviceMap:
     def count(self) -> int:
         """The number of devices in use."""
         return len(self.devices)
-
-    @property
-    def host(self) -> tuple[int, int]:
-        """This process among all that train together: (index, count)."""
-        return jax.process_index(), jax.process_count()
 
     @property
     def is_accelerator(self) -> bool:
@@ -119,6 +120,9 @@ class DeviceMap:
 
     def replicate(self, tree: Any) -> Any:
         """Puts a full copy of every array on every device."""
+        if self.hosts.count > 1:
+            tree = jax.device_get(tree)
+            return self._assembled(tree, PartitionSpec())
         if self.mapping == "pmap":
             sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
             return jax.tree.map(
@@ -132,9 +136,11 @@ class DeviceMap:
         """Puts each device's share of every array on it, ahead of the program that takes them.
 
         Args:
-            tree: arrays on the host.
+            tree: arrays on the host, which are its share if there are others.
             axis: along which they are divided, as the program's `inputs` say.
         """
+        if self.hosts.count > 1:
+            return self._assembled(tree, _spec(axis))
         if self.mapping == "pmap":  # which divides and copies by itself
             return tree
         sharding = NamedSharding(self._mesh, _spec(axis))
@@ -144,10 +150,26 @@ class DeviceMap:
         """What a program takes of a batch: images put on the devices, indices as they are.
 
         Args:
-            inputs: as `data.feed.Inputs`; indices are passed with the call.
+            inputs: as `data.feed.Inputs`; on a single host, indices are passed with the call.
             axis: as in `divide`.
         """
-        return self.divide(inputs, axis) if isinstance(inputs, dict) else inputs
+        if isinstance(inputs, dict) or self.hosts.count > 1:
+            return self.divide(inputs, axis)
+        return inputs
+
+    def share(self, array: Any) -> np.ndarray:
+        """This host's rows of what a program returned divided along axis 0; a host's as it is."""
+        if self.hosts.count == 1 or not isinstance(array, jax.Array):
+            return np.asarray(array)
+        shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+        return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+    def _assembled(self, tree: Any, spec: PartitionSpec) -> Any:
+        """Arrays over the devices of all hosts, of what each host has for its own."""
+        sharding = NamedSharding(self._mesh, spec)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+        )
 
     def single_copy(self, tree: Any) -> Any:
         """One copy of what `replicate` made or a program returned as copied, still on device."""
@@ -156,6 +178,28 @@ class DeviceMap:
         # Not x[0], which XLA computes as a sum over devices, with zeros from all but one: that
         # turns -0 into 0, and takes part of every device.
         return jax.tree.map(lambda x: x.addressable_shards[0].data.reshape(x.shape[1:]), tree)
+
+
+def _chosen(config: ParallelConfig, hosts: int) -> list[jax.Device]:
+    """Equally many devices of every host."""
+    available = jax.local_devices()
+    everywhere = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    count = config.devices or len(everywhere)
+    where = f"these {hosts} hosts have" if hosts > 1 else "this machine has"
+    if count > len(everywhere):
+        raise InputError(
+            f"config.parallel.devices={count}, but {where} {len(everywhere)} "
+            f"{available[0].platform} device(s); use at most that, or 0 for all"
+        )
+    by_host = [[d for d in everywhere if d.process_index == host] for host in range(hosts)]
+    if count % hosts or count // hosts > min(map(len, by_host)):
+        most = min(map(len, by_host)) * hosts
+        raise InputError(
+            f"config.parallel.devices={count} cannot be divided equally over {hosts} hosts with "
+            f"{', '.join(str(len(own)) for own in by_host)} devices; use a multiple of {hosts}, at "
+            f"most {most}"
+        )
+    return [device for own in by_host for device in own[: count // hosts]]
 
 
 class _PmapProgram:

@@ -32,6 +32,11 @@ def set_up_logging() -> None:
     logging.getLogger("resnet_jax").setLevel(logging.INFO)
 
 
+def only_warnings() -> None:
+    """Leaves the telling of a run to the process that leads it."""
+    logging.getLogger("resnet_jax").setLevel(logging.WARNING)
+
+
 def print_outcome(workdir: pathlib.Path, status: dict[str, Any]) -> None:
     """Tells how a run ended, and the numbers it ended with."""
     verdict = f", {status['verdict'].replace('_', ' ')}" if "verdict" in status else ""

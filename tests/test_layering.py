@@ -15,9 +15,10 @@ ALLOWED = {
     "files": set(),
     "stopping": set(),
     "environment": {"config", "files", "native"},
+    "hosts": {"errors"},
     "run_folder": {"errors", "files"},
     "terminal": {"run_folder"},
-    "parallel": {"config", "errors"},
+    "parallel": {"config", "errors", "hosts"},
     "data": {"config", "errors", "files"},
     "data/loader.py": {"errors", "stopping"},
     "data/synthetic_folder.py": {"errors", "files", "command"},
@@ -27,7 +28,7 @@ ALLOWED = {
     "models/torch_weights.py": {"errors", "files"},
     "models/published_weights.py": {"config", "errors", "files"},
     "metrics": {"config", "run_folder", "errors"},
-    "train": {"data", "models", "metrics", "native", "parallel", "environment"} | BASE,
+    "train": {"data", "models", "metrics", "native", "parallel", "environment", "hosts"} | BASE,
     "analysis": {"models", "config", "native", "errors"},
     "analysis/inference.py": {"data", "models", "train", "parallel", "environment", "command"}
     | BASE,
@@ -43,7 +44,7 @@ ALLOWED = {
     | {"run_folder", "terminal"},
     "report": {"run_folder", "errors"},
     "command": {"config", "errors"},
-    "main": {"train", "analysis", "command", "environment", "stopping"} | BASE,
+    "main": {"train", "analysis", "command", "environment", "hosts", "stopping"} | BASE,
     "predict": {"train", "command", "environment"} | BASE,
 }
 # The only parts that may import a heavy dependency.

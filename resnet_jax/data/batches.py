@@ -7,6 +7,7 @@ import numpy as np
 
 from resnet_jax.data import crops
 from resnet_jax.data.decode import StoredImage, Unreadable
+from resnet_jax.data.feed import ALONE, Host
 from resnet_jax.data.order import TrainingOrder
 from resnet_jax.data.sources import Stored
 from resnet_jax.data.streamed import StreamedSplit
@@ -28,7 +29,7 @@ class TrainingBatches:
         image_size: of the crops.
         first: step of batch 0.
         steps: how many batches there are.
-        host: whose share: (index, count). The batch is divided into equal parts.
+        host: whose share. The batch is divided into equal parts.
     """
 
     split: StreamedSplit
@@ -37,7 +38,7 @@ class TrainingBatches:
     image_size: int
     first: int
     steps: int
-    host: tuple[int, int] = (0, 1)
+    host: Host = ALONE
 
     def __len__(self) -> int:
         return self.steps
@@ -104,11 +105,13 @@ class EvaluationBatches:
         split: that is measured.
         view: what is seen of each image.
         batch_size: images in a batch.
+        host: whose share of it.
     """
 
     split: StreamedSplit
     view: crops.View
     batch_size: int
+    host: Host = ALONE
 
     def __len__(self) -> int:
         return -(-len(self.split) // self.batch_size)
@@ -117,8 +120,8 @@ class EvaluationBatches:
         """One batch.
 
         Returns:
-            `images` uint8 [crops, batch, size, size, 3]; `labels` int32 [batch]; `mask` bool
-            [batch], False for filling and for damaged images, which are black; `ids` str [batch];
+            `images` uint8 [crops, share, size, size, 3]; `labels` int32 [share]; `mask` bool
+            [share], False for filling and for damaged images, which are black; `ids` str [share];
             `damaged`: for each damaged image its id and what is wrong.
 
         Raises:
@@ -126,14 +129,16 @@ class EvaluationBatches:
         """
         if not 0 <= batch < len(self):
             raise IndexError(batch)
-        places = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-        labels = np.zeros(self.batch_size, np.int32)
-        mask = np.zeros(self.batch_size, bool)
+        index, count = self.host
+        share = self.batch_size // count
+        first = batch * self.batch_size + index * share
+        labels = np.zeros(share, np.int32)
+        mask = np.zeros(share, bool)
         ids: list[str] = []
         damaged: dict[str, str] = {}
         size = self.view.size
-        found = np.zeros((self.view.crops, self.batch_size, size, size, 3), np.uint8)
-        for row, place in enumerate(places):
+        found = np.zeros((self.view.crops, share, size, size, 3), np.uint8)
+        for row, place in enumerate(range(first, first + share)):
             if place >= len(self.split):
                 ids.append("")
                 continue

@@ -8,6 +8,10 @@ import numpy as np
 
 from resnet_jax.data.order import TrainingOrder
 
+# A host among those that train together: (index, count).
+Host = tuple[int, int]
+ALONE: Host = (0, 1)
+
 # What a compiled program takes of a batch: indices int32 [..., batch] into the resident arrays, or
 # a mapping with `images` uint8 [..., batch, height, width, channels], `labels` and `examples` int32
 # [..., batch], the latter naming each image's random keys.
@@ -32,7 +36,10 @@ class EvaluationBatch:
 
 
 class Feed(Protocol):
-    """A data set as a run uses it: `pipeline.Resident` or `stream.Streamed`."""
+    """A data set as a run uses it: `pipeline.Resident` or `stream.Streamed`.
+
+    Where several hosts train together, each has its equal share of every batch.
+    """
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

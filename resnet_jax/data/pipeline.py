@@ -9,7 +9,7 @@ import numpy as np
 from resnet_jax.config import DataConfig
 from resnet_jax.data.augment import Normalization
 from resnet_jax.data.datasets import Dataset
-from resnet_jax.data.feed import EvaluationBatch
+from resnet_jax.data.feed import ALONE, EvaluationBatch, Host
 from resnet_jax.data.order import TrainingOrder
 
 
@@ -27,6 +27,7 @@ class Resident:
         ids: the example ids of each split.
         unreadable: none; what is in memory has been read.
         made_per_second: NaN; nothing is made.
+        host: whose share of each batch is given.
     """
 
     arrays: dict[str, np.ndarray]
@@ -35,13 +36,19 @@ class Resident:
     ids: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     unreadable: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
     made_per_second: float = math.nan
+    host: Host = ALONE
 
     @classmethod
-    def of(cls, dataset: Dataset, config: DataConfig) -> "Resident":
+    def of(cls, dataset: Dataset, config: DataConfig, *, host: Host = ALONE) -> "Resident":
         """Lays out a data set; statistics are those of its training split.
 
         They are fitted after resampling: what is subtracted is the mean of the images that the net
         is trained on, as it would be if the data set had been published that way.
+
+        Args:
+            dataset: all of it, on every host: a share of each batch is other images at each step.
+            config: how it is normalised.
+            host: whose share of each batch is given.
         """
         statistics = Normalization.fit(config.normalization, dataset.train)
         splits = dataset.splits
@@ -56,21 +63,27 @@ class Resident:
             "mean": statistics.mean,
             "std": statistics.std,
         }
-        return cls(arrays, starts, sizes, {name: split.ids for name, split in splits.items()})
+        ids = {name: split.ids for name, split in splits.items()}
+        return cls(arrays, starts, sizes, ids, host=host)
 
     def training(
         self, order: TrainingOrder, first: int, steps: int, per_call: int
     ) -> Generator[np.ndarray]:
         """As `feed.Feed`."""
         for step in range(first, steps, per_call):
-            yield order.batches(step, per_call)
+            yield self._share(order.batches(step, per_call))
 
     def evaluation(self, split: str, batch_size: int) -> Generator[EvaluationBatch]:
         """As `feed.Feed`."""
         start = self.starts[split]
-        for examples, mask in self.padded_batches(split, batch_size):
+        for whole, mask in self.padded_batches(split, batch_size):
+            examples, mask = self._share(whole), self._share(mask)
             ids = self.ids[split][examples - start]
             yield EvaluationBatch(examples, mask, self.arrays["labels"][examples], ids)
+
+    def _share(self, batch: np.ndarray) -> np.ndarray:
+        index, count = self.host
+        return np.split(batch, count, axis=-1)[index]
 
     def images(self, split: str, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `feed.Feed`."""

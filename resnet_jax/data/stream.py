@@ -16,7 +16,7 @@ from resnet_jax.data import crops
 from resnet_jax.data.augment import Normalization
 from resnet_jax.data.batches import EvaluationBatches, TrainingBatches
 from resnet_jax.data.decode import StoredImage, Unreadable
-from resnet_jax.data.feed import EvaluationBatch, Inputs
+from resnet_jax.data.feed import ALONE, EvaluationBatch, Host, Inputs
 from resnet_jax.data.loader import Loader
 from resnet_jax.data.order import TrainingOrder
 from resnet_jax.data.streamed import StreamedDataset, StreamedSplit, first_images
@@ -50,7 +50,7 @@ class Streamed:
     Args:
         dataset: its listing.
         config: how images are cropped, and by how many processes.
-        host: whose share of each batch is loaded: (index, count).
+        host: whose share of each batch is loaded.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Streamed:
         dataset: StreamedDataset,
         config: DataConfig,
         *,
-        host: tuple[int, int] = (0, 1),
+        host: Host = ALONE,
     ):
         self._splits, self._host = dict(dataset.splits), host
         self._augmentation, self._image_size = config.augmentation, config.image_size
@@ -121,8 +121,8 @@ class Streamed:
         """As `evaluation`, with all crops of a view: `images` [crops, batch, size, size, 3]."""
         if not self.sizes[split]:
             return
-        batches = EvaluationBatches(self._splits[split], view, batch_size)
-        batch_bytes = batch_size * view.crops * view.size**2 * 3
+        batches = EvaluationBatches(self._splits[split], view, batch_size, self._host)
+        batch_bytes = batch_size // self._host[1] * view.crops * view.size**2 * 3
         most = min(MOST_THREADS, max(MOST_BYTES // batch_bytes, 1))
         threads = min(max(self._workers, 1), most)
         with contextlib.closing(Loader(batches, workers=0, threads=threads)) as loader:

@@ -19,6 +19,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from resnet_jax import run_folder
 from resnet_jax.errors import InputError, first_line
+from resnet_jax.hosts import Hosts
 from resnet_jax.train import manifest
 
 LOG = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ class Checkpoints:
         folder: made if it is not there.
         keep: how many of the newest stay; the best on val stays beside them.
         read_only: open for looking only; nothing is created, moved or deleted.
+
+    Where several hosts train together, all see the folder and call every method, each writes its
+    part of a state, and the leader moves and deletes.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 1, read_only: bool = False):
@@ -58,13 +62,17 @@ class Checkpoints:
         self._saving: int | None = None
         self._missed = 0
         self._keep = keep
+        self._hosts = Hosts()
         if not read_only:
-            # Half-written ones of a process that died; the run's lock keeps living ones out.
-            for left in self._folder.glob(f"*{DRAFT}*"):
-                shutil.rmtree(left, ignore_errors=True)
-            for old in self._folder.glob(f"*{REPLACED}"):
-                new = old.with_suffix("")
-                shutil.rmtree(old) if new.exists() else old.rename(new)
+            self._hosts.lead(self._clear_up)
+
+    def _clear_up(self) -> None:
+        """Half-written steps of a process that died; the run's lock keeps living ones out."""
+        for left in self._folder.glob(f"*{DRAFT}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        for old in self._folder.glob(f"*{REPLACED}"):
+            new = old.with_suffix("")
+            shutil.rmtree(old) if new.exists() else old.rename(new)
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
@@ -118,6 +126,9 @@ class Checkpoints:
         Raises:
             InputError: if there are steps and all are damaged; they are left where they are.
         """
+        return self._hosts.lead(self._newest_intact)
+
+    def _newest_intact(self) -> int | None:
         damaged = self.damaged()
         intact = [step for step in self.steps if step not in damaged]
         if damaged and not intact:
@@ -145,13 +156,27 @@ class Checkpoints:
                 last, or the third in a row.
         """
         self._manager.wait_until_finished()
-        if not self._has_room(state, last):
+        if not self._hosts.lead(lambda: self._has_room(state, last)):
             return
         error = UNKNOWN_ERROR if val_error is None else val_error
         self._saving = step
         # Forced, for Orbax passes over a step that is not newer than all others, without a word.
         self._manager.save(
-            step, args=ocp.args.StandardSave(state), metrics={"val_error": error}, force=True
+            step,
+            args=ocp.args.StandardSave(self._shared(state)),
+            metrics={"val_error": error},
+            force=True,
+        )
+
+    def _shared(self, state: Any) -> Any:
+        """The state as arrays that lie on all hosts, which Orbax then has each write a part of."""
+        if self._hosts.count == 1:
+            return state
+        firsts = {device.process_index: device for device in reversed(jax.devices())}
+        mesh = jax.sharding.Mesh([firsts[i] for i in range(self._hosts.count)], ("host",))
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), state
         )
 
     def _has_room(self, state: Any, last: bool) -> bool:
@@ -171,8 +196,10 @@ class Checkpoints:
     def _note(self) -> None:
         """Called by Orbax in its own thread, when a step is complete and not yet renamed.
 
-        So the manifest appears with the step, in one go.
+        So the manifest appears with the step, in one go. By then all hosts have written.
         """
+        if not self._hosts.leads:
+            return
         (draft,) = self._folder.glob(f"{self._saving}{DRAFT}*")
         manifest.write(draft)
 
@@ -228,14 +255,19 @@ class Checkpoints:
         """
         self.wait()
         old = self._folder / f"{step}{REPLACED}"
-        (self._folder / str(step)).rename(old)
+        self._hosts.lead(lambda: bool((self._folder / str(step)).rename(old)))
         self._manager.reload()
         self.save(step, state, val_error, last=True)
         self.wait()
-        shutil.rmtree(old)
+        self._hosts.lead(lambda: shutil.rmtree(old))
 
     def check(self) -> None:
-        """Raises what went wrong with a save that has ended; does not wait for one under way."""
+        """Raises what went wrong with a save that has ended; does not wait for one under way.
+
+        Not on several hosts, where saves end together and the next one asks.
+        """
+        if self._hosts.count > 1:
+            return
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self._manager.wait_until_finished()
             self._saving = None

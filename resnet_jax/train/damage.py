@@ -4,6 +4,7 @@ import pathlib
 
 from resnet_jax import run_folder
 from resnet_jax.data.feed import Feed
+from resnet_jax.hosts import Hosts
 
 
 class DamageList:
@@ -12,13 +13,14 @@ class DamageList:
     Args:
         feed: which is told what earlier attempts have found.
         workdir: the run's folder.
+        hosts: each of which finds those in its share.
 
     Raises:
         InputError: if the file is no JSON.
     """
 
-    def __init__(self, feed: Feed, workdir: pathlib.Path):
-        self._feed, self._path = feed, workdir / run_folder.UNREADABLE
+    def __init__(self, feed: Feed, workdir: pathlib.Path, hosts: Hosts):
+        self._feed, self._path, self._hosts = feed, workdir / run_folder.UNREADABLE, hosts
         for split, found in (run_folder.read_json(self._path) or {}).items():
             feed.unreadable[split].update(found)
         self._kept = sum(self.counts().values())
@@ -32,6 +34,12 @@ class DamageList:
         self.keep()
         counts = self.counts()
         return {"unreadable": counts} if counts else {}
+
+    def gather(self) -> None:
+        """Adds what the other hosts have found. All have to ask."""
+        for theirs in self._hosts.every(self._feed.unreadable):
+            for split, found in theirs.items():
+                self._feed.unreadable[split].update(found)
 
     def keep(self) -> None:
         """Writes the list if it has grown."""

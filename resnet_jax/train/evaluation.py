@@ -41,7 +41,7 @@ def evaluate(
     require_same_data(experiment.dataset, workdir)
     experiment.preprocessing.save(workdir / run_folder.PREPROCESSING)
     evaluator = Evaluator(experiment)
-    damage = DamageList(experiment.feed, workdir)
+    damage = DamageList(experiment.feed, workdir, experiment.devices.hosts)
     if which == "all":
         left_out = {step, *checkpoints.damaged()}
         for older in [kept for kept in checkpoints.steps if kept not in left_out]:

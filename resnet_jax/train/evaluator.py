@@ -9,6 +9,7 @@ import numpy as np
 
 from resnet_jax.data import crops
 from resnet_jax.data.stream import Streamed
+from resnet_jax.hosts import Hosts
 from resnet_jax.metrics import accumulate
 from resnet_jax.train.inference import crop_program, evaluation_program
 from resnet_jax.train.setup import Experiment
@@ -20,9 +21,10 @@ class Seen(NamedTuple):
 
     Attributes:
         logits: float [batch, classes], on the devices.
-        mask: bool [batch], False for filling and for images that cannot be read.
-        labels: int32 [batch].
-        ids: str [batch].
+        mask: bool [share], False for filling and for images that cannot be read; this and what
+            follows is the host's share of the batch.
+        labels: int32 [share].
+        ids: str [share].
     """
 
     logits: Any
@@ -69,7 +71,7 @@ class Evaluator:
                     *state.evaluated,
                     self.experiment.arrays,
                     self.experiment.devices.on_their_way(batch.inputs, 0),
-                    batch.mask,
+                    self.experiment.devices.on_their_way(batch.mask, 0),
                 )
                 parts.append(self.experiment.devices.single_copy(part))
                 seen.append(Seen(logits, batch.mask, batch.labels, batch.ids))
@@ -79,17 +81,20 @@ class Evaluator:
         return accumulate.merge(parts), seen
 
     def predictions(self, seen: list[Seen]) -> dict[str, np.ndarray]:
-        """What `measure` saw, without filling and damaged images.
+        """What `measure` saw, on all hosts, without filling and damaged images.
 
         Returns:
             `logits` [examples, classes], `labels` and `ids`; `places`: where in the split each
             example stands.
         """
+        devices = self.experiment.devices
+        shares = [Seen(devices.share(part.logits), *part[1:]) for part in seen]
+        batches = shares if devices.hosts.count == 1 else _of_all(devices.hosts, shares)
         found = {
-            name: np.concatenate([np.asarray(getattr(part, name))[part.mask] for part in seen])
+            name: np.concatenate([getattr(batch, name)[batch.mask] for batch in batches])
             for name in ("logits", "labels", "ids")
         }
-        return found | {"places": np.flatnonzero(np.concatenate([part.mask for part in seen]))}
+        return found | {"places": np.flatnonzero(np.concatenate([b.mask for b in batches]))}
 
     def all_predictions(
         self, state: TrainState, *, between: Callable[[], None] = lambda: None
@@ -149,7 +154,7 @@ class Evaluator:
                             (probabilities,) = program(
                                 *state.evaluated, placed, mean, std, mirrored
                             )
-                            total = total + np.asarray(probabilities, np.float64)
+                            total = total + np.float64(experiment.devices.share(probabilities))
                     seen.append(Seen(total, batch.mask, batch.labels, batch.ids))
                     between()
             found = self.predictions(seen)
@@ -158,3 +163,13 @@ class Evaluator:
         smallest = np.finfo(np.float32).tiny
         found["logits"] = np.log(np.maximum(summed / count, smallest)).astype(np.float32)
         return found
+
+
+def _of_all(hosts: Hosts, shares: list[Seen]) -> list[Seen]:
+    """Whole batches, of every host's shares of them."""
+    logits = hosts.stacked(np.stack([share.logits for share in shares]))
+    others = hosts.every([[np.asarray(x).tolist() for x in share[1:]] for share in shares])
+    return [
+        Seen(np.concatenate(logits[:, i]), *(np.concatenate(x) for x in zip(*batch, strict=True)))
+        for i, batch in enumerate(zip(*others, strict=True))
+    ]

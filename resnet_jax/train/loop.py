@@ -1,10 +1,12 @@
 """One run from start to end: the order of operations, and nothing that computes."""
 
+import contextlib
+import functools
 import logging
 import math
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from clu import parameter_overview
 
 from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, to_json
+from resnet_jax.hosts import Hosts
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
 from resnet_jax.train import optimizer, provenance, recording
@@ -63,22 +66,38 @@ def train(
     """
     run_folder.require_own(workdir)
     require_same(config, workdir)
-    status = run_folder.read_json(workdir / run_folder.STATUS) or {}
+    hosts = Hosts()
+    status = hosts.lead(lambda: run_folder.read_json(workdir / run_folder.STATUS)) or {}
     if status.get("state") in (run_folder.COMPLETED, run_folder.DIVERGED):
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
         return status
+    agreed = functools.partial(_any_asked, hosts, should_stop)
     experiment = Experiment.prepare(config)
     require_same_data(experiment.dataset, workdir)
-    if examine is not None and not should_stop():
-        examine(experiment, should_stop)
-    if should_stop():
+    if examine is not None and not agreed():
+        examine(experiment, agreed)
+    if agreed():
         return {"step": 0, "steps": config.train.steps, **status} | {
             "state": run_folder.STOPPED,
             "reason": BEFORE_IT_BEGAN,
         }
+    with contextlib.ExitStack() as stack:
+        hosts.lead(lambda: stack.enter_context(_made(workdir)))
+        records = stack.enter_context(hosts.records(workdir))
+        return Attempt(experiment, workdir, agreed, recorder, records=records).finish()
+
+
+@contextlib.contextmanager
+def _made(workdir: pathlib.Path) -> Iterator[None]:
+    """The run's folder, made if it is not there, and kept from other processes."""
     workdir.mkdir(parents=True, exist_ok=True)
     with run_folder.locked(workdir):
-        return Attempt(experiment, workdir, should_stop, recorder).finish()
+        yield
+
+
+def _any_asked(hosts: Hosts, should_stop: Callable[[], bool]) -> bool:
+    """Whether any process was asked to stop: then all do, after the same step."""
+    return hosts.any(should_stop())
 
 
 class StopAsked(Exception):
@@ -91,8 +110,9 @@ class Attempt:
     Args:
         experiment: the run's parts.
         workdir: the run's folder: new, or of an earlier attempt to go on with.
-        should_stop: as in `train`.
+        should_stop: as in `train`; the same on all hosts.
         recorder: as in `train`.
+        records: where this host writes all but checkpoints; the run's folder if None.
     """
 
     def __init__(
@@ -101,20 +121,22 @@ class Attempt:
         workdir: pathlib.Path,
         should_stop: Callable[[], bool] = lambda: False,
         recorder: recording.MakeRecorder | None = None,
+        *,
+        records: pathlib.Path | None = None,
     ):
         self.should_stop = should_stop
-        self.experiment, self.workdir = experiment, workdir
-        self.config = experiment.config
+        self.experiment, self.config = experiment, experiment.config
         self.checkpoints = Checkpoints(
             workdir / run_folder.CHECKPOINTS, keep=self.config.train.keep_checkpoints
         )
+        self.workdir = workdir = records or workdir
         self.evaluator = Evaluator(experiment)
         self.state, self.start = restored(
             experiment, self.checkpoints, self.checkpoints.newest_intact()
         )
         self._describe()
         self.frozen = FrozenParts(experiment, self.state)
-        self.damage = DamageList(experiment.feed, workdir)
+        self.damage = DamageList(experiment.feed, workdir, experiment.devices.hosts)
         self.batches = DataWait(experiment, self.start)
         self.writer = MetricsWriter(
             workdir, after_step=self.start, tensorboard=self.config.log.tensorboard
@@ -123,7 +145,7 @@ class Attempt:
             steps=self.config.train.steps,
             start=self.start,
             batch_size=self.config.train.batch_size,
-            show=self.config.log.progress,
+            show=self.config.log.progress and experiment.devices.hosts.leads,
         )
         # An attempt that only has the report left to do has no step of its own to measure.
         self.train_error = logged_error(workdir, self.start, "train")
@@ -279,6 +301,7 @@ class Attempt:
                     if last and self.evaluator.sees_center:  # for the final report
                         self.predictions[split] = self.evaluator.predictions(seen)
                     measured[split] = values
+        self.damage.gather()
         # Both or none: an evaluation that was cut off is made again.
         for split, values in measured.items():
             self.writer.write(step, split, values)
@@ -294,6 +317,7 @@ class Attempt:
             self.state, between=self._between_calls
         )
         self.frozen.require_unchanged(self.state)
+        self.damage.gather()
         final_report(self.experiment, predictions, self.workdir, steps, self.train_error)
         limit = self.config.train.not_converged_error
         verdict = "converged" if self.train_error <= limit else "not_converged"

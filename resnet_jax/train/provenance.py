@@ -30,6 +30,7 @@ def describe(devices: list[jax.Device], dataset: dict[str, Any]) -> dict[str, An
         **circumstances(),
         "dataset": dataset,
         "devices": [device.device_kind for device in devices],
+        "hosts": len({device.process_index for device in devices}),
         "environment": {
             name: os.environ[name] for name in environment.NUMERICS if name in os.environ
         },

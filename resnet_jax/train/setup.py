@@ -133,12 +133,19 @@ class Experiment:
         devices.check_batch(config.train.batch_size)
         dataset: datasets.Dataset | streamed.StreamedDataset
         feed: Feed
+        hosts = devices.hosts
+        host = hosts.index, hosts.count
+        if hosts.count > 1 and config.transfer.cached_features:
+            raise InputError(
+                "config.transfer.cached_features=True is for one host, and "
+                f"{hosts.count} processes train together; a head is small: train it on one"
+            )
         if config.data.is_streamed:
-            dataset = streamed.load(config.data)
-            feed = Streamed(dataset, config.data, host=devices.host)
+            dataset = hosts.leader_first(lambda: streamed.load(config.data))
+            feed = Streamed(dataset, config.data, host=host)
         else:
-            dataset = datasets.load(config.data)
-            feed = Resident.of(dataset, config.data)
+            dataset = hosts.leader_first(lambda: datasets.load(config.data))
+            feed = Resident.of(dataset, config.data, host=host)
         if config.data.normalization == "imagenet" and dataset.image_shape[-1] != 3:
             raise InputError(
                 "config.data.normalization='imagenet' needs 3 channels, but the images of "
