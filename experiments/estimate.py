@@ -23,16 +23,17 @@ from resnet_jax.config import load_json, to_json
 STEPS = 3
 
 
-def show(runs: Sequence[PlannedRun], places: Sequence[slots.Slot]) -> None:
-    """Prints the grid; times a few steps of each kind of net on the first place.
+def show(runs: Sequence[PlannedRun], slot: slots.Slot, places: int) -> None:
+    """Prints the grid; times a few steps of each kind of net.
 
     Args:
         runs: of the sweep.
-        places: where it would run.
+        slot: where they are timed.
+        places: how many would run at a time.
     """
     console = rich.console.Console()
     measured: dict[str, dict[str, Any]] = {}
-    table = rich.table.Table(title=f"{len(runs)} runs on {len(places)} place(s)")
+    table = rich.table.Table(title=f"{len(runs)} runs on {places} place(s)")
     for heading in ("run", "state", "parameters", "multiply-adds", "steps left", "time"):
         table.add_column(heading, justify="left" if heading in ("run", "state") else "right")
     total = 0.0
@@ -40,7 +41,7 @@ def show(runs: Sequence[PlannedRun], places: Sequence[slots.Slot]) -> None:
         net = repr((run.config.model, run.config.data.resize, run.config.train.batch_size))
         if net not in measured:
             with console.status(f"timing {STEPS} steps of {run.name}"):
-                measured[net] = _measure_apart(run, places[0])
+                measured[net] = _measure_apart(run, slot)
         status, cost = run.status, measured[net]
         left = 0 if run.is_finished else status["steps"] - status["step"]
         seconds = left * cost["seconds_per_step"]
@@ -55,7 +56,7 @@ def show(runs: Sequence[PlannedRun], places: Sequence[slots.Slot]) -> None:
         )
     console.print(table)
     console.print(
-        f"about {total / 60 / len(places):.1f} min in all, evaluations and compilation apart "
+        f"about {total / 60 / places:.1f} min in all, evaluations and compilation apart "
         f"({STEPS} steps of each net were timed)"
     )
 

@@ -31,12 +31,14 @@ class PlannedRun:
         folder: where it lies.
         config: all of it.
         failures: how often its process has failed since the sweep was started.
+        losses: how often it was interrupted or lost with its node, which is no fault of its own.
     """
 
     name: str
     folder: pathlib.Path
     config: RunConfig
     failures: int = 0
+    losses: int = 0
 
     @property
     def status(self) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Runs a grid: each run its own process on its own device, everything resumable.
 
+    python -m experiments.degradation --executor=ray --address=auto      # on a Ray cluster
+    python -m experiments.degradation --executor=slurm                   # as a Slurm array
+
     python -m experiments.degradation --workdir=runs/fig6 --depths=20,56 --seeds=0,1
     python -m experiments.degradation --workdir=runs/fig6 --config.train.steps=1000
 
@@ -21,7 +24,7 @@ from collections.abc import Callable, Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import estimate, slots
+from experiments import estimate, on_ray, on_slurm, slots
 from experiments.grid import Grid, Row
 from experiments.live import Board
 from experiments.plan import PlannedRun, enqueue, plan
@@ -33,6 +36,8 @@ POLL_SECONDS = 0.3
 # How JAX, Python and the C++ library tell of it. The batch stays as it is: another would be another
 # recipe.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "Out of memory")
+# How often a run is begun again that was lost; then it counts as failed.
+MOST_LOSSES = 10
 # Processes in a row that fail without a step, after which no more are started.
 MOST_EARLY_FAILURES = 3
 # Longer than any program takes to compile.
@@ -44,7 +49,7 @@ class Sweep:
 
     Args:
         runs: in the order in which they are begun.
-        places: where they may run; each holds one at a time.
+        executor: begins them where there is room.
         retries: how often a failed run is tried again.
         title: for the table.
         hang_after: seconds without a sign of life after which a run's process is killed.
@@ -53,14 +58,14 @@ class Sweep:
     def __init__(
         self,
         runs: Sequence[PlannedRun],
-        places: Sequence[slots.Slot],
+        executor: slots.Executor,
         *,
         retries: int,
         title: str,
         hang_after: float = HANG_AFTER,
     ):
         self.runs, self.retries, self.hang_after = runs, retries, hang_after
-        self.free = list(places)
+        self.executor = executor
         self.waiting = [run for run in runs if not run.is_finished]
         self.running: dict[str, slots.Job] = {}
         self.early_failures = 0
@@ -82,6 +87,7 @@ class Sweep:
                 time.sleep(POLL_SECONDS)
         finally:
             self._end_all(signal.SIGTERM)
+            self.executor.close()
             self.board.close()
         if self.refused:
             raise InputError(self.refused)
@@ -119,11 +125,10 @@ class Sweep:
     def _begin(self) -> None:
         # A run whose process outlived an earlier runner is left alone until that has saved.
         ready = [run for run in self.waiting if run_folder.owner(run.folder) is None]
-        while self.free and ready and not (self.ending or self.requests):
-            run, slot = ready.pop(0), self.free.pop(0)
+        while ready and self.executor.has_room() and not (self.ending or self.requests):
+            run = ready.pop(0)
             self.waiting.remove(run)
-            process = slots.start(run.folder, slot, run.config)
-            self.running[run.name] = slots.Job(run, slot, process)
+            self.running[run.name] = self.executor.start(run)
 
     def _collect(self) -> None:
         for name, job in list(self.running.items()):
@@ -134,7 +139,9 @@ class Sweep:
                     job.process.kill()
                 continue
             del self.running[name]
-            self.free.append(job.slot)
+            self.executor.release(job)
+            if self._is_lost(job, code):
+                continue
             # A request to stop that comes when all is done, while Python ends, kills the process.
             if code in (0, command.HAS_DIVERGED, command.INTERRUPTED) or job.run.is_finished:
                 self.early_failures = 0
@@ -151,6 +158,20 @@ class Sweep:
                 self._end()
                 continue
             self._count_failure(job, _reason(job, code, words, self.hang_after))
+
+    def _is_lost(self, job: slots.Job, code: int) -> bool:
+        """Whether a run was ended by no one's wish, as on a node that goes away; it has its turn.
+
+        A node that is taken back asks its processes to stop first, and they save.
+        """
+        interrupted = code == command.INTERRUPTED and not (self.ending or self.requests)
+        if job.run.is_finished or not (code == slots.LOST or interrupted):
+            return False
+        if job.run.losses == MOST_LOSSES:
+            return False
+        job.run.losses += 1
+        self.waiting.insert(0, job.run)
+        return True
 
     def _count_failure(self, job: slots.Job, reason: str) -> None:
         run = job.run
@@ -180,6 +201,8 @@ def _reason(job: slots.Job, code: int, words: str, hang_after: float) -> str:
         return f"it showed no sign of life for {hang_after:.0f} s and was ended"
     if any(sign in words for sign in OUT_OF_MEMORY):
         return f"out of memory: {words}"
+    if code == slots.LOST:
+        return f"the node that it ran on was lost, {MOST_LOSSES + 1} times"
     if code == -signal.SIGKILL:
         return "its process was killed (signal 9), as the system does when memory runs out"
     return f"its process was ended by signal {-code}" if code < 0 else words
@@ -200,6 +223,23 @@ class SweepCommand:
         self._workdir = flags.DEFINE_string("workdir", f"runs/{name}", "The sweep's folder.")
         self._seeds = flags.DEFINE_list("seeds", [str(s) for s in seeds], "One run each.")
         self._jobs = flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0)
+        self._executor = flags.DEFINE_enum(
+            "executor", "local", ["local", "ray", "slurm"], "What begins the runs."
+        )
+        self._address = flags.DEFINE_string(
+            "address", None, "Of the Ray cluster, for example auto; none: one is started here."
+        )
+        self._cpus = flags.DEFINE_integer(
+            "cpus_per_run", 1, "Processor cores for each run, on Ray and Slurm.", 1
+        )
+        self._gpus = flags.DEFINE_float(
+            "gpus_per_run", None, "GPUs for each run, 0.25 for four on one (Ray).", 0.0
+        )
+        for name in ("cpus_per_run", "gpus_per_run"):
+            flags.DEFINE_alias(name.replace("_", "-"), name)
+        self._sbatch = flags.DEFINE_multi_string(
+            "sbatch", [], "Further options of the Slurm array, for example --time=8:00:00."
+        )
         self._retries = flags.DEFINE_integer(
             "retries", 1, "How often a failed run is tried again.", 0
         )
@@ -267,13 +307,33 @@ class SweepCommand:
         """
         base = command.read_config(self._config)
         runs = plan(base, rows, folder, force=self._force.value and not self.dry_run)
-        places = slots.available(self._jobs.value)
+        self._check_flags()
+        if self._executor.value == "slurm" and not self.dry_run:
+            on_slurm.write(
+                runs,
+                folder,
+                cores=self._cpus.value,
+                gpus=int(self._gpus.value or 0),
+                most=self._jobs.value,
+                options=self._sbatch.value,
+            )
+            return 0
+        executor: slots.Executor
+        if self._executor.value == "ray":
+            executor = on_ray.OnRay(
+                self._address.value,
+                cores=self._cpus.value,
+                gpus=self._gpus.value,
+                most=self._jobs.value,
+            )
+        else:
+            executor = slots.Local(slots.available(self._jobs.value))
         if self.dry_run:
-            estimate.show(runs, places)
+            estimate.show(runs, slots.available(0)[0], executor.width)
             return 0
         sweep = Sweep(
             runs,
-            places,
+            executor,
             retries=self._retries.value,
             title=self.name,
             hang_after=self._hang_after.value,
@@ -286,6 +346,31 @@ class SweepCommand:
             # In a process of its own: Matplotlib and Plotly are of no use to the runner.
             subprocess.run([sys.executable, "-m", "resnet_jax.report", str(folder)], check=True)
         return code
+
+    def _check_flags(self) -> None:
+        """Refuses what has no effect with the executor.
+
+        Raises:
+            InputError: naming it.
+        """
+        executor = self._executor.value
+        effects = {
+            "address": ("ray",),
+            "cpus_per_run": ("ray", "slurm"),
+            "gpus_per_run": ("ray", "slurm"),
+            "sbatch": ("slurm",),
+        }
+        for name, executors in effects.items():
+            if flags.FLAGS[name].present and executor not in executors:
+                raise InputError(
+                    f"--{name} has no effect with --executor={executor}; it is for "
+                    f"{' and '.join(executors)}"
+                )
+        gpus = self._gpus.value or 0
+        if gpus != int(gpus) and (gpus > 1 or executor == "slurm"):
+            raise InputError(
+                f"--gpus_per_run={gpus:g} must be a whole number, or on Ray a share below 1"
+            )
 
 
 def launch(grid: Grid) -> None:

@@ -1,4 +1,4 @@
-"""Where runs are placed: one on each accelerator, or one on each processor core."""
+"""Where runs are placed on this machine: one on each accelerator, or on each processor core."""
 
 import ctypes
 import dataclasses
@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from experiments.plan import PlannedRun
 from resnet_jax import environment, run_folder, stopping
@@ -17,6 +17,10 @@ from resnet_jax.config import RunConfig
 from resnet_jax.errors import InputError
 
 LOG = "log.txt"
+# What a process's `poll` gives when it is gone with the node that it was on; no exit code is this.
+LOST = -1000
+# Of a GPU's memory, for all runs on it: JAX takes three quarters for each unless it is told.
+GPU_SHARE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +38,19 @@ class Slot:
     environment: dict[str, str]
 
 
+class Process(Protocol):
+    """A run's process, here or elsewhere; `subprocess.Popen` is one."""
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs, `LOST` with its node."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Sends it a signal."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
 @dataclasses.dataclass
 class Job:
     """A run's process.
@@ -43,12 +60,14 @@ class Job:
         slot: that it occupies.
         process: as it was started.
         hung: whether it was killed for not showing a sign of life.
+        waits: whether it has still to be begun, elsewhere.
     """
 
     run: PlannedRun
     slot: Slot
-    process: subprocess.Popen[bytes]
+    process: Process
     hung: bool = False
+    waits: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self._before = run_folder.last_beat(self.run.folder)
@@ -62,9 +81,63 @@ class Job:
     def seconds_without_a_beat(self) -> float:
         """How long the run has not got on, by this process's clock; the system's may jump."""
         beat, now = run_folder.last_beat(self.run.folder), time.monotonic()
-        if beat != self._seen[0]:
+        if beat != self._seen[0] or self.waits():
             self._seen = beat, now
         return now - self._seen[1]
+
+
+class Executor(Protocol):
+    """Begins runs where there is room for them."""
+
+    @property
+    def width(self) -> int:
+        """How many runs there is room for at a time, at present."""
+
+    def has_room(self) -> bool:
+        """Whether another one can be begun."""
+
+    def start(self, run: PlannedRun) -> Job:
+        """Begins a run, or goes on with it."""
+
+    def release(self, job: Job) -> None:
+        """Takes back the place of a job that has ended."""
+
+    def close(self) -> None:
+        """Lets go of everything; no job runs any more."""
+
+
+class Local:
+    """Runs as processes of this machine.
+
+    Args:
+        places: each holds one at a time.
+    """
+
+    def __init__(self, places: Sequence[Slot]):
+        self.width, self._free = len(places), list(places)
+
+    def has_room(self) -> bool:
+        """As `Executor`."""
+        return bool(self._free)
+
+    def start(self, run: PlannedRun) -> Job:
+        """As `Executor`."""
+        slot = self._free.pop(0)
+        return Job(run, slot, start(run.folder, slot, run.config))
+
+    def release(self, job: Job) -> None:
+        """As `Executor`."""
+        self._free.append(job.slot)
+
+    def close(self) -> None:
+        """As `Executor`."""
+
+
+def gpu_environment(share: float) -> dict[str, str]:
+    """What a run's process needs so that others have room on its GPU: 0 < share <= 1 is its own."""
+    if share >= 1:
+        return {}
+    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{GPU_SHARE * share:.3f}"}
 
 
 def available(jobs: int) -> list[Slot]:
@@ -80,8 +153,9 @@ def available(jobs: int) -> list[Slot]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if platform == "gpu":
         jobs = jobs or count
+        shared = gpu_environment(1 / -(-jobs // count))
         return [
-            Slot(f"gpu {i % count}", (), {"CUDA_VISIBLE_DEVICES": str(i % count)})
+            Slot(f"gpu {i % count}", (), {"CUDA_VISIBLE_DEVICES": str(i % count), **shared})
             for i in range(jobs)
         ]
     if platform != "cpu":

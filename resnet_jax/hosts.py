@@ -62,6 +62,10 @@ class Hosts:
             return flag
         return bool(self.stacked(np.array(flag)).any())
 
+    def agreed(self, asked: Callable[[], bool]) -> Callable[[], bool]:
+        """Asks whether any process was asked, so that all stop after the same step."""
+        return lambda: self.any(asked())
+
     def every(self, value: Any) -> list[Any]:
         """What each process has, in their order: anything that JSON can hold. All have to ask."""
         if self.count == 1:

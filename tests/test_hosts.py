@@ -55,7 +55,18 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(workdir, *flags, processes=1, devices=1):
+def on_slurm(index, processes):
+    """What `srun` tells each task of its place."""
+    return {
+        "SLURM_JOB_ID": str(free_port()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(processes),
+        "SLURM_PROCID": str(index),
+        "SLURM_LOCALID": str(index),
+    }
+
+
+def start(workdir, *flags, processes=1, devices=1, slurm=False):
     """The processes of one run, each with some virtual devices; all output goes to files."""
     environment = {
         **os.environ,
@@ -67,10 +78,14 @@ def start(workdir, *flags, processes=1, devices=1):
         "PYTHONUNBUFFERED": "1",
     }
     address = f"localhost:{free_port()}"
+    job = on_slurm(0, processes)["SLURM_JOB_ID"]
     started = []
     for index in range(processes):
         place = (f"--coordinator_address={address}", f"--num_processes={processes}")
         place = (*place, f"--process_id={index}") if processes > 1 else ()
+        if slurm:
+            place = ("--distributed",)
+            environment |= on_slurm(index, processes) | {"SLURM_JOB_ID": job}
         log = workdir.parent / f"{workdir.name}-{len(list(workdir.parent.glob('*.log')))}.log"
         command = [sys.executable, "-m", "resnet_jax.main", f"--workdir={workdir}", *place, *flags]
         with log.open("wb") as file:
@@ -165,6 +180,13 @@ def test_several_processes_train_what_one_does(alone, tmp_path, processes, devic
     assert not Checkpoints(tmp_path / "run" / "checkpoints", read_only=True).damaged()
 
 
+def test_tasks_of_slurm_find_one_another_by_themselves(tmp_path):
+    folder = tmp_path / "run"
+    train(folder, "--config.train.steps=10", processes=2, slurm=True)
+    assert run_folder.attempts(folder)[-1]["hosts"] == 2
+    assert run_folder.read_json(folder / run_folder.STATUS)["state"] == run_folder.COMPLETED
+
+
 def test_asking_one_process_to_stop_stops_all_at_one_step_and_one_process_goes_on(alone, tmp_path):
     folder = tmp_path / "run"
     processes = start(folder, *RECIPE, processes=2, devices=1)
@@ -232,6 +254,7 @@ def test_streamed_images_and_damaged_ones_are_those_of_one_process(shapes, tmp_p
         f"--config.data.data_dir={folder}",
         "--config.data.normalization=imagenet",
         "--config.data.image_size=16",
+        "--config.data.crop_padding=4",
         "--config.data.workers=0",
         "--config.data.max_unreadable=0.2",
         "--config.train.steps=20",

@@ -48,7 +48,7 @@ PLACES = [slots.Slot("somewhere", (), {}), slots.Slot("elsewhere", (), {})]
 
 
 def work(runs, *, retries=1, **more):
-    return run.Sweep(runs, PLACES, retries=retries, title="test", **more).work()
+    return run.Sweep(runs, slots.Local(PLACES), retries=retries, title="test", **more).work()
 
 
 def finish(folder, state="completed"):
@@ -223,7 +223,7 @@ def test_a_request_to_stop_that_comes_while_a_process_is_started_reaches_it_too(
     )
     scripts["plain-8-seed0"] = lambda folder: patient
     runs = plan(base(), rows(0, 1), tmp_path / "sweep")
-    sweep, start = run.Sweep(runs, PLACES, retries=1, title="test"), slots.start
+    sweep, start = run.Sweep(runs, slots.Local(PLACES), retries=1, title="test"), slots.start
 
     def interrupted(*arguments):
         process = start(*arguments)
@@ -293,7 +293,7 @@ def test_a_stopped_sweep_asks_its_runs_to_save_and_begins_no_others(tmp_path, pr
     )
     scripts |= {f"plain-8-seed{seed}": lambda folder: patient for seed in range(4)}
     runs = plan(base(), rows(*range(4)), tmp_path)
-    sweep = run.Sweep(runs, PLACES, retries=1, title="test")
+    sweep = run.Sweep(runs, slots.Local(PLACES), retries=1, title="test")
     show = sweep.board.show
 
     def stop_when_ready():
@@ -316,7 +316,7 @@ def test_a_sweep_that_is_asked_twice_to_stop_ends_its_runs_at_once_and_calls_non
     deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
     scripts |= {f"plain-8-seed{seed}": lambda folder: deaf for seed in range(3)}
     runs = plan(base(), rows(*range(3)), tmp_path)
-    sweep = run.Sweep(runs, PLACES, retries=1, title="test")
+    sweep = run.Sweep(runs, slots.Local(PLACES), retries=1, title="test")
     show, shown = sweep.board.show, []
 
     def stop_twice():
@@ -337,7 +337,7 @@ def test_a_run_that_another_process_still_works_on_is_left_alone_until_it_ends(t
     runs = plan(base(), rows(0), tmp_path)
     run_folder_path = tmp_path / "plain-8-seed0"
     run_folder_path.mkdir()
-    sweep = run.Sweep(runs, PLACES, retries=1, title="test")
+    sweep = run.Sweep(runs, slots.Local(PLACES), retries=1, title="test")
     with run_folder.locked(run_folder_path):
         sweep._begin()
         assert started == []

@@ -1,12 +1,11 @@
 """One run from start to end: the order of operations, and nothing that computes."""
 
 import contextlib
-import functools
 import logging
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -67,11 +66,11 @@ def train(
     run_folder.require_own(workdir)
     require_same(config, workdir)
     hosts = Hosts()
+    agreed = hosts.agreed(should_stop)
     status = hosts.lead(lambda: run_folder.read_json(workdir / run_folder.STATUS)) or {}
     if status.get("state") in (run_folder.COMPLETED, run_folder.DIVERGED):
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
         return status
-    agreed = functools.partial(_any_asked, hosts, should_stop)
     experiment = Experiment.prepare(config)
     require_same_data(experiment.dataset, workdir)
     if examine is not None and not agreed():
@@ -82,22 +81,10 @@ def train(
             "reason": BEFORE_IT_BEGAN,
         }
     with contextlib.ExitStack() as stack:
-        hosts.lead(lambda: stack.enter_context(_made(workdir)))
+        hosts.lead(lambda: workdir.mkdir(parents=True, exist_ok=True))
+        hosts.lead(lambda: stack.enter_context(run_folder.locked(workdir)))
         records = stack.enter_context(hosts.records(workdir))
         return Attempt(experiment, workdir, agreed, recorder, records=records).finish()
-
-
-@contextlib.contextmanager
-def _made(workdir: pathlib.Path) -> Iterator[None]:
-    """The run's folder, made if it is not there, and kept from other processes."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    with run_folder.locked(workdir):
-        yield
-
-
-def _any_asked(hosts: Hosts, should_stop: Callable[[], bool]) -> bool:
-    """Whether any process was asked to stop: then all do, after the same step."""
-    return hosts.any(should_stop())
 
 
 class StopAsked(Exception):

@@ -1,0 +1,263 @@
+"""Runs on a Ray cluster: each in an actor that holds its share of a node while it lasts.
+
+The grid, the run folders and the rules of resuming are those of a sweep on one machine; Ray finds
+the nodes, keeps count of cores and GPUs, and tells when a node is lost. All nodes and the command
+see the sweep's folder under the same path.
+
+Reference: Moritz et al. 2018, "Ray: A Distributed Framework for Emerging AI Applications"
+(arXiv 1712.05889).
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from experiments import slots
+from experiments.plan import PlannedRun
+from resnet_jax.config import RunConfig
+from resnet_jax.errors import InputError, first_line
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# Not sent to the nodes: large, of this machine alone, or results. The CPU extension is sent; it
+# runs on all of one architecture, and where it cannot be loaded runs go on without it.
+STAYS_HERE = [".*", "runs", "faults", "build", "dist", "tests", "docs", "**/__pycache__"]
+# How long the nodes that were seen last are taken for those that are there.
+LOOK_SECONDS = 2.0
+
+
+class OnRay:
+    """An executor (`slots.Executor`) on a Ray cluster.
+
+    Args:
+        address: of the cluster, to which the source is sent; None takes this machine's cores, as a
+            cluster that ends with the sweep, or the cluster that RAY_ADDRESS names.
+        cores: for each run.
+        gpus: for each run; below 1, several share one. None: 1 where a node has any, else 0.
+        most: runs at a time; 0 for as many as there is room for.
+
+    Raises:
+        InputError: if Ray is not installed, does not answer, or no node has room for a run.
+    """
+
+    def __init__(self, address: str | None, *, cores: int, gpus: float | None, most: int):
+        if importlib.util.find_spec("ray") is None:
+            raise InputError(
+                "--executor=ray needs Ray, which is not installed; pip install -r "
+                "requirements-ray.txt"
+            )
+        import ray
+
+        self._ray, self._most, self._running = ray, most, 0
+        alone = address is None and "RAY_ADDRESS" not in os.environ
+        # Nothing of Ray's own is put in front of the sweep's table.
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        options |= {"include_dashboard": False} if alone else {"address": address or "auto"}
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"  # what is sent is said here
+        source = {"env_vars": {"PYTHONPATH": str(ROOT)}} if alone else _source()
+        try:
+            ray.init(runtime_env=source, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"--address={address}: Ray does not answer ({first_line(error)}); start it with "
+                "`ray start`, or leave --address out for this machine alone"
+            ) from error
+        self._looked, self._width = -LOOK_SECONDS, 0
+        if gpus is None:
+            gpus = float(any(node.get("GPU", 0) for node in self._nodes()))
+        self._need = {"CPU": cores, "GPU": gpus}
+        if not self.width:
+            nodes = [f"{n.get('CPU', 0):g} cores, {n.get('GPU', 0):g} GPUs" for n in self._nodes()]
+            self.close()
+            raise InputError(
+                f"--cpus_per_run={cores} --gpus_per_run={gpus:g} fits on no node of the cluster "
+                f"({'; '.join(nodes)}); ask for less"
+            )
+
+    def _nodes(self) -> list[dict[str, float]]:
+        """The resources of each node that is there."""
+        return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+
+    @property
+    def width(self) -> int:
+        """As `slots.Executor`; nodes come and go."""
+        if time.monotonic() - self._looked >= LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._width = sum(room(node, self._need) for node in self._nodes())
+        return min(self._width, self._most or self._width)
+
+    def has_room(self) -> bool:
+        """As `slots.Executor`."""
+        return self._running < self.width
+
+    def start(self, run: PlannedRun) -> slots.Job:
+        """As `slots.Executor`."""
+        actor = self._ray.remote(Runner).options(
+            num_cpus=self._need["CPU"],
+            num_gpus=self._need["GPU"],
+            max_concurrency=4,
+            max_restarts=0,
+        )
+        process = RemoteProcess(self._ray, actor.remote(), run, self._need)
+        self._running += 1
+        return slots.Job(run, slots.Slot("ray", (), {}), process, waits=process.waits)
+
+    def release(self, job: slots.Job) -> None:
+        """As `slots.Executor`."""
+        self._running -= 1
+
+    def close(self) -> None:
+        """As `slots.Executor`."""
+        self._ray.shutdown()
+
+
+def room(node: dict[str, float], need: dict[str, float]) -> int:
+    """How many runs a node can hold.
+
+    Args:
+        node: its resources, as Ray names them.
+        need: those of one run; what is 0 does not count.
+    """
+    # Shares such as 0.1 are no binary fractions: three tenths hold three of them.
+    shares = [node.get(name, 0.0) / amount + 1e-9 for name, amount in need.items() if amount]
+    return int(min(shares))
+
+
+def _source() -> dict[str, Any]:
+    """What nodes are sent: this source, and the commit that its runs are of."""
+    from resnet_jax.train import provenance
+
+    commit = provenance.commit()
+    return {
+        "working_dir": str(ROOT),
+        "excludes": STAYS_HERE,
+        "env_vars": {"RESNET_JAX_COMMIT": commit} if commit else {},
+    }
+
+
+class RemoteProcess:
+    """A run's process on a node (`slots.Process`).
+
+    Args:
+        ray: the library.
+        actor: a `Runner`.
+        run: that it shall work on.
+        need: resources of one run.
+    """
+
+    def __init__(self, ray: Any, actor: Any, run: PlannedRun, need: dict[str, float]):
+        self._ray, self._actor = ray, actor
+        self._begun = actor.begun.remote()
+        self._code = actor.run.remote(str(run.folder.absolute()), run.config, need)
+        self._ended: int | None = None
+
+    def waits(self) -> bool:
+        """Whether no node had room for it yet."""
+        return not self._is_there(self._begun)
+
+    def _is_there(self, result: Any) -> bool:
+        return bool(self._ray.wait([result], timeout=0)[0])
+
+    def poll(self) -> int | None:
+        """As `slots.Process`."""
+        if self._ended is None and self._is_there(self._code):
+            try:
+                self._ended = self._ray.get(self._code)
+            except self._ray.exceptions.RayActorError:
+                # The node, or the way to it: whatever is left of the run there saves and ends.
+                self._ended = slots.LOST
+            self._ray.kill(self._actor)
+        return self._ended
+
+    def send_signal(self, number: int, /) -> None:
+        """As `slots.Process`."""
+        if self.waits():
+            self._ended = -number
+            self._ray.kill(self._actor)
+        else:
+            self._actor.signal.remote(int(number))
+
+    def kill(self) -> None:
+        """As `slots.Process`."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Runner:
+    """On a node: one run's process. Ray makes an actor of it; its methods run in threads."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._asked: list[int] = []
+        self._lock = threading.Lock()
+
+    def begun(self) -> bool:
+        """Answers once there is room, and the node has imported this."""
+        return True
+
+    def run(self, folder: str, config: RunConfig, need: dict[str, float]) -> int:
+        """Trains, or goes on with, the run in a folder; its exit code.
+
+        Args:
+            folder: that this node sees too.
+            config: of the run.
+            need: `CPU`, cores that it is pinned to if they are not taken; `GPU`, or a share of one.
+        """
+        with _slot(need) as slot:
+            with self._lock:
+                self._process = slots.start(pathlib.Path(folder), slot, config)
+                for number in self._asked:
+                    self._process.send_signal(number)
+            return self._process.wait()
+
+    def signal(self, number: int) -> None:
+        """Sends the process a signal, as soon as there is one."""
+        with self._lock:
+            if self._process is None:
+                self._asked.append(number)
+            else:
+                self._process.send_signal(number)
+
+
+@contextlib.contextmanager
+def _slot(need: dict[str, float]) -> Iterator[slots.Slot]:
+    """Where on its node a run is placed."""
+    import ray
+
+    where = f"node {ray.get_runtime_context().get_node_id()[:8]} ({socket.gethostname()})"
+    if need["GPU"]:
+        devices = ",".join(map(str, ray.get_gpu_ids()))
+        environment = {"CUDA_VISIBLE_DEVICES": devices} | slots.gpu_environment(need["GPU"])
+        yield slots.Slot(f"gpu {devices} of {where}", (), environment)
+        return
+    with taken_cores(int(need["CPU"])) as cores:
+        yield slots.Slot(f"cores {','.join(map(str, cores))} of {where}", cores, {})
+
+
+@contextlib.contextmanager
+def taken_cores(count: int) -> Iterator[tuple[int, ...]]:
+    """Cores of this machine that no other run has, as long as this lasts; none if too few are left.
+
+    Ray counts cores and does not say which. The kernel lets go of them if this process is killed.
+    """
+    folder = pathlib.Path(tempfile.gettempdir()) / f"resnet_jax-cores-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        cores: list[int] = []
+        for core in sorted(os.sched_getaffinity(0)):
+            file = stack.enter_context((folder / str(core)).open("w"))
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                cores.append(core)
+            if len(cores) == count:
+                break
+        yield tuple(cores) if len(cores) == count else ()
