@@ -2,7 +2,8 @@
 
 The grid, the run folders and the rules of resuming are those of a sweep on one machine; Ray finds
 the nodes, keeps count of cores and GPUs, and tells when a node is lost. All nodes and the command
-see the sweep's folder under the same path.
+see the sweep's folder under the same path, or it is in object storage: then each node works on
+copies of its runs, and the command follows them there.
 
 Reference: Moritz et al. 2018, "Ray: A Distributed Framework for Emerging AI Applications"
 (arXiv 1712.05889).
@@ -20,10 +21,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments import slots
 from experiments.plan import PlannedRun
+from resnet_jax import mirror
 from resnet_jax.config import RunConfig
 from resnet_jax.errors import InputError, first_line
 
@@ -35,6 +37,18 @@ STAYS_HERE = [".*", "runs", "faults", "build", "dist", "tests", "docs", "**/__py
 LOOK_SECONDS = 2.0
 
 
+class Storage(NamedTuple):
+    """Where the nodes keep a sweep's runs, if it is no folder that all see.
+
+    Attributes:
+        url: of the sweep.
+        followed: its copy here.
+    """
+
+    url: str
+    followed: mirror.Mirror
+
+
 class OnRay:
     """An executor (`slots.Executor`) on a Ray cluster.
 
@@ -44,12 +58,21 @@ class OnRay:
         cores: for each run.
         gpus: for each run; below 1, several share one. None: 1 where a node has any, else 0.
         most: runs at a time; 0 for as many as there is room for.
+        storage: of the sweep, if it is no folder that all see.
 
     Raises:
         InputError: if Ray is not installed, does not answer, or no node has room for a run.
     """
 
-    def __init__(self, address: str | None, *, cores: int, gpus: float | None, most: int):
+    def __init__(
+        self,
+        address: str | None,
+        *,
+        cores: int,
+        gpus: float | None,
+        most: int,
+        storage: Storage | None = None,
+    ):
         if importlib.util.find_spec("ray") is None:
             raise InputError(
                 "--executor=ray needs Ray, which is not installed; pip install -r "
@@ -57,7 +80,7 @@ class OnRay:
             )
         import ray
 
-        self._ray, self._most, self._running = ray, most, 0
+        self._ray, self._most, self._running, self._storage = ray, most, 0, storage
         alone = address is None and "RAY_ADDRESS" not in os.environ
         # Nothing of Ray's own is put in front of the sweep's table.
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -108,7 +131,7 @@ class OnRay:
             max_concurrency=4,
             max_restarts=0,
         )
-        process = RemoteProcess(self._ray, actor.remote(), run, self._need)
+        process = RemoteProcess(self._ray, actor.remote(), run, self._need, self._storage)
         self._running += 1
         return slots.Job(run, slots.Slot("ray", (), {}), process, waits=process.waits)
 
@@ -153,12 +176,24 @@ class RemoteProcess:
         actor: a `Runner`.
         run: that it shall work on.
         need: resources of one run.
+        storage: as in `OnRay`.
     """
 
-    def __init__(self, ray: Any, actor: Any, run: PlannedRun, need: dict[str, float]):
-        self._ray, self._actor = ray, actor
+    def __init__(
+        self,
+        ray: Any,
+        actor: Any,
+        run: PlannedRun,
+        need: dict[str, float],
+        storage: Storage | None = None,
+    ):
+        self._ray, self._actor, self._storage, self._name = ray, actor, storage, run.name
+        folder = str(run.folder.absolute())
+        if storage:
+            storage.followed.push(run.name)
+            folder = f"{storage.url.rstrip('/')}/{run.name}"
         self._begun = actor.begun.remote()
-        self._code = actor.run.remote(str(run.folder.absolute()), run.config, need)
+        self._code = actor.run.remote(folder, run.config, need)
         self._ended: int | None = None
 
     def waits(self) -> bool:
@@ -177,6 +212,8 @@ class RemoteProcess:
                 # The node, or the way to it: whatever is left of the run there saves and ends.
                 self._ended = slots.LOST
             self._ray.kill(self._actor)
+            if self._storage:
+                self._storage.followed.fetch(self._name)
         return self._ended
 
     def send_signal(self, number: int, /) -> None:
@@ -208,13 +245,13 @@ class Runner:
         """Trains, or goes on with, the run in a folder; its exit code.
 
         Args:
-            folder: that this node sees too.
+            folder: that this node sees too, or a name in object storage.
             config: of the run.
             need: `CPU`, cores that it is pinned to if they are not taken; `GPU`, or a share of one.
         """
-        with _slot(need) as slot:
+        with _slot(need) as slot, mirror.worked_on(folder) as here:
             with self._lock:
-                self._process = slots.start(pathlib.Path(folder), slot, config)
+                self._process = slots.start(here, slot, config)
                 for number in self._asked:
                     self._process.send_signal(number)
             return self._process.wait()

@@ -14,6 +14,7 @@ after the other fails before its first step, the sweep stops, for something conc
 Exit codes: 0 all runs have a result, 1 some failed, 2 bad input, 75 stopped.
 """
 
+import contextlib
 import pathlib
 import signal
 import subprocess
@@ -28,7 +29,7 @@ from experiments import estimate, on_ray, on_slurm, slots
 from experiments.grid import Grid, Row
 from experiments.live import Board
 from experiments.plan import PlannedRun, enqueue, plan
-from resnet_jax import command, run_folder
+from resnet_jax import command, mirror, run_folder
 from resnet_jax.errors import InputError
 from resnet_jax.terminal import CONSOLE
 
@@ -255,7 +256,16 @@ class SweepCommand:
 
     @property
     def workdir(self) -> pathlib.Path:
-        """The sweep's folder, once flags are parsed."""
+        """The sweep's folder, once flags are parsed, where runs read one another's folders.
+
+        Raises:
+            InputError: if it is in object storage, where they could not.
+        """
+        if mirror.is_remote(self._workdir.value):
+            raise InputError(
+                f"--workdir={self._workdir.value}: the runs of {self.name} read one another's "
+                "folders, so theirs must be a folder that all see"
+            )
         return pathlib.Path(self._workdir.value)
 
     @property
@@ -287,7 +297,20 @@ class SweepCommand:
 
         def main(argv: list[str]) -> None:
             del argv
-            sys.exit(self.work(rows(self.seeds), self.workdir, afterwards=afterwards))
+            url = self._workdir.value
+            # With Ray, nodes keep their runs themselves, and what is here only follows.
+            follows = mirror.is_remote(url) and self._executor.value == "ray"
+            passed_over = mirror.HEAVY if follows else ()
+            with mirror.opened(url, passed_over=passed_over) as (folder, kept):
+                copy = (kept.fetch if follows else kept.push) if kept else None
+                with kept.kept(copy) if kept and copy else contextlib.nullcontext():
+                    code = self.work(
+                        rows(self.seeds),
+                        folder,
+                        afterwards=afterwards,
+                        storage=on_ray.Storage(url, kept) if kept and follows else None,
+                    )
+            sys.exit(code)
 
         command.run(main)
 
@@ -297,6 +320,7 @@ class SweepCommand:
         folder: pathlib.Path,
         *,
         afterwards: Callable[[Sequence[PlannedRun]], None] = lambda runs: None,
+        storage: on_ray.Storage | None = None,
     ) -> int:
         """Works off rows as the flags say, then writes the report; returns the exit code.
 
@@ -304,11 +328,19 @@ class SweepCommand:
             rows: of the grid.
             folder: of the sweep.
             afterwards: as in `launch`.
+            storage: where Ray's nodes keep the runs, if not in the folder.
+
+        Raises:
+            InputError: if flags or rows are not valid.
         """
         base = command.read_config(self._config)
         runs = plan(base, rows, folder, force=self._force.value and not self.dry_run)
         self._check_flags()
         if self._executor.value == "slurm" and not self.dry_run:
+            if mirror.is_remote(self._workdir.value):
+                raise InputError(
+                    f"--workdir={self._workdir.value} must be a folder with --executor=slurm"
+                )
             on_slurm.write(
                 runs,
                 folder,
@@ -325,6 +357,7 @@ class SweepCommand:
                 cores=self._cpus.value,
                 gpus=self._gpus.value,
                 most=self._jobs.value,
+                storage=storage,
             )
         else:
             executor = slots.Local(slots.available(self._jobs.value))

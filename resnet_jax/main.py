@@ -26,7 +26,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from resnet_jax import command, hosts, run_folder, terminal
+from resnet_jax import command, hosts, mirror, run_folder, terminal
 from resnet_jax import config as run_config
 from resnet_jax.errors import InputError
 
@@ -53,10 +53,16 @@ def main(argv: list[str]) -> None:
     terminal.set_up_logging()
     together = _trains_together()
     # Flags and configs are checked before JAX starts, so that mistakes are told at once.
-    if _MODE.value == "evaluate":
-        _evaluate()
-        return
-    config, workdir = _config_and_workdir()
+    with mirror.worked_on(_WORKDIR.value or "") as folder:
+        workdir = folder if _WORKDIR.value else None
+        if _MODE.value == "evaluate":
+            _evaluate(workdir)
+        else:
+            _train(workdir, together=together)
+
+
+def _train(given: pathlib.Path | None, *, together: bool) -> None:
+    config, workdir = _config_and_workdir(given)
     environment.prepare(config)
     if together:
         joined = hosts.watched()
@@ -76,7 +82,7 @@ def main(argv: list[str]) -> None:
             recorder=signals.Recorder,
         )
     if leads:
-        terminal.print_outcome(workdir, status)
+        terminal.print_outcome(workdir, status, _WORKDIR.value or "")
     if status["state"] == run_folder.STOPPED:
         sys.exit(command.INTERRUPTED)
     if status["state"] == run_folder.DIVERGED:
@@ -107,31 +113,33 @@ def _trains_together() -> bool:
             raise InputError(
                 f"--coordinator_address={_ADDRESS.value} must be host:port, for example node1:9876"
             )
-    if _WORKDIR.value is None:
-        raise InputError("--workdir is missing: several processes need one folder that all see")
+    if _WORKDIR.value is None or mirror.is_remote(_WORKDIR.value):
+        raise InputError(
+            f"--workdir={_WORKDIR.value} must be a folder that all processes see and write to"
+        )
     return True
 
 
-def _config_and_workdir() -> tuple[run_config.RunConfig, pathlib.Path]:
+def _config_and_workdir(
+    given: pathlib.Path | None,
+) -> tuple[run_config.RunConfig, pathlib.Path]:
     """From --config, or from the folder of a run that was started before."""
     if _CONFIG.value is not None:
         config = run_config.validate(command.read_config(_CONFIG))
         name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-        return config, pathlib.Path(_WORKDIR.value or f"runs/{name}")
-    if _WORKDIR.value is None:
+        return config, given or pathlib.Path(f"runs/{name}")
+    if given is None:
         raise InputError("--config is missing, for example --config=configs/cifar_resnet56.py")
-    workdir = pathlib.Path(_WORKDIR.value)
-    if not (workdir / run_folder.CONFIG).is_file():
+    if not (given / run_folder.CONFIG).is_file():
         raise InputError(
-            f"--config is missing, and --workdir={workdir} holds no run to go on with; "
+            f"--config is missing, and --workdir={_WORKDIR.value} holds no run to go on with; "
             "give one, for example --config=configs/cifar_resnet56.py"
         )
-    return run_config.load_json(workdir / run_folder.CONFIG), workdir
+    return run_config.load_json(given / run_folder.CONFIG), given
 
 
-def _evaluate() -> None:
+def _evaluate(workdir: pathlib.Path | None) -> None:
     STOP.end_at_once()
-    workdir = None if _WORKDIR.value is None else pathlib.Path(_WORKDIR.value)
     if _CONFIG.value is not None:
         config = run_config.validate(command.read_config(_CONFIG))
     elif workdir is not None:

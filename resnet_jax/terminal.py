@@ -37,10 +37,17 @@ def only_warnings() -> None:
     logging.getLogger("resnet_jax").setLevel(logging.WARNING)
 
 
-def print_outcome(workdir: pathlib.Path, status: dict[str, Any]) -> None:
-    """Tells how a run ended, and the numbers it ended with."""
+def print_outcome(workdir: pathlib.Path, status: dict[str, Any], name: str = "") -> None:
+    """Tells how a run ended, and the numbers it ended with.
+
+    Args:
+        workdir: the run's folder.
+        status: its last one.
+        name: what the user calls the folder; its path if "".
+    """
     verdict = f", {status['verdict'].replace('_', ' ')}" if "verdict" in status else ""
-    print(f"{workdir}: {status['state']}{verdict} at step {status['step']} of {status['steps']}")
+    reached = f"at step {status['step']} of {status['steps']}"
+    print(f"{name or workdir}: {status['state']}{verdict} {reached}")
     if "reason" in status:
         print(status["reason"])
     evaluation = run_folder.read_json(workdir / run_folder.EVALUATION)

@@ -16,6 +16,7 @@ ALLOWED = {
     "stopping": set(),
     "environment": {"config", "files", "native"},
     "hosts": {"errors"},
+    "mirror": {"run_folder", "errors", "files"},
     "run_folder": {"errors", "files"},
     "terminal": {"run_folder"},
     "parallel": {"config", "errors", "hosts"},
@@ -43,8 +44,9 @@ ALLOWED = {
     "analysis/check.py": {"train", "config", "command", "environment", "errors"}
     | {"run_folder", "terminal"},
     "report": {"run_folder", "errors"},
+    "report/__main__.py": {"mirror", "errors"},
     "command": {"config", "errors"},
-    "main": {"train", "analysis", "command", "environment", "hosts", "stopping"} | BASE,
+    "main": {"train", "analysis", "command", "environment", "hosts", "mirror", "stopping"} | BASE,
     "predict": {"train", "command", "environment"} | BASE,
 }
 # The only parts that may import a heavy dependency.

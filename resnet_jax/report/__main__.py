@@ -5,6 +5,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from resnet_jax import mirror
 from resnet_jax.errors import InputError
 from resnet_jax.report.outputs import write_report
 
@@ -15,16 +16,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m resnet_jax.report",
         description="Report, figures, tables and verdict from run folders alone.",
     )
-    parser.add_argument("runs", type=pathlib.Path, help="a sweep's folder, or a single run's")
+    parser.add_argument("runs", help="a sweep's folder, or a single run's; s3://... too")
     parser.add_argument("--out", type=pathlib.Path, help="where to write; default: RUNS/report")
     flags = parser.parse_args(arguments)
     try:
-        paths = write_report(flags.runs, flags.out)
+        with mirror.opened(flags.runs, passed_over=mirror.HEAVY) as (folder, _):
+            paths = write_report(folder, flags.out)
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(paths.text)
-    print(f"report: {paths.html}")
+    shown = paths.html if flags.out else f"{flags.runs.rstrip('/')}/{paths.html.parent.name}"
+    print(f"report: {shown if mirror.is_remote(flags.runs) else paths.html}")
     return 0
 
 
