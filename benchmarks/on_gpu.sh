@@ -27,7 +27,7 @@ done
 measure data_pipeline.json -m benchmarks.data_pipeline --steps=1000 --out="$OUT"
 measure compilation.json -m benchmarks.compilation --depths=20,110,1202 --compile_up_to=1202 --out="$OUT"
 measure start_up.json -m benchmarks.start_up --depths=20,110 --rounds=1 --out="$OUT"
-measure sweep_throughput.json -m benchmarks.sweep_throughput --jobs=1,2,4 --steps=4000 --rounds=1 --out="$OUT"
+measure sweep_throughput.json -m benchmarks.sweep_throughput --ways=1,2,4 --steps=4000 --rounds=1 --out="$OUT"
 measure seeds_at_once.json -m benchmarks.seeds_at_once --seeds=4 --steps=50 --out="$OUT"
 measure backbones_224.json -m benchmarks.backbones --size=224 --out="$OUT"
 measure loop_overhead.json -m benchmarks.loop_overhead --config=configs/digits.py --steps=2000 --rounds=3 --out="$OUT"

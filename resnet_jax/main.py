@@ -113,9 +113,12 @@ def _trains_together() -> bool:
             raise InputError(
                 f"--coordinator_address={_ADDRESS.value} must be host:port, for example node1:9876"
             )
-    if _WORKDIR.value is None or mirror.is_remote(_WORKDIR.value):
+    if _WORKDIR.value is None:
+        raise InputError("--workdir is missing: several processes need one folder that all see")
+    if mirror.is_remote(_WORKDIR.value):
         raise InputError(
-            f"--workdir={_WORKDIR.value} must be a folder that all processes see and write to"
+            f"--workdir={_WORKDIR.value} must be a folder that all processes see, for example on a "
+            "network file system"
         )
     return True
 

@@ -299,6 +299,7 @@ def refused(*flags):
         (["--distributed", "--mode=evaluate"], "--mode=evaluate runs in one process"),
         (["--distributed"], "--workdir is missing"),
         (["--distributed", "--workdir=/tmp/never"], "give --coordinator_address"),
+        (["--distributed", "--workdir=s3://bucket/run"], "must be a folder that all processes see"),
     ],
 )
 def test_flags_that_do_not_say_who_belongs_together_are_refused(flags, words):
