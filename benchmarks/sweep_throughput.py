@@ -1,7 +1,7 @@
 """How long a sweep of equal runs takes: one after the other, several at a time, on Ray.
 
-    python -m benchmarks.sweep_throughput [--ways=1,2] [--runs=4] [--depth=20] [--steps=200] [--rounds=3]
-    python -m benchmarks.sweep_throughput --ways=2,ray --runs=8
+    python -m benchmarks.sweep_throughput [--ways=1,2] [--runs=4] [--depth=20] [--steps=200]
+    python -m benchmarks.sweep_throughput --ways=2,ray --runs=8 --rounds=3
 
 Runs `python -m experiments.degradation` on digits, start-up and report included, in each way in
 turn. A number is that of local jobs: one has all cores of the process, several share them. `ray` is

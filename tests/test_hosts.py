@@ -14,6 +14,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import yaml
 
 from resnet_jax import hosts, parallel, run_folder
 from resnet_jax.config import DataConfig, ParallelConfig, SyntheticConfig
@@ -419,3 +420,30 @@ def test_values_come_from_every_host_in_their_order(monkeypatch):
 
     monkeypatch.setattr(three, "stacked", stacked)
     assert three.every(told) == [told, 7, [True]]
+
+
+LAUNCH = ROOT / "docs" / "launch"
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "tpu_vm.sh"])
+def test_launch_scripts_are_read_by_the_shell(name):
+    assert subprocess.run(["bash", "-n", LAUNCH / name]).returncode == 0
+    assert "resnet_jax.main --distributed" in (LAUNCH / name).read_text()
+
+
+def test_the_job_set_starts_as_many_pods_as_it_tells_them_that_they_are():
+    job_set = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+    (replicated,) = job_set["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    (line,) = container["args"]
+    flags = dict(re.findall(r"--([a-z_]+)=(\S+)", line))
+    assert job["completions"] == job["parallelism"] == int(flags["num_processes"])
+    # Pods are called <set>-<job>-<number of the job>-<number of the pod>, in the set's domain.
+    name = job_set["metadata"]["name"]
+    leader, port = flags["coordinator_address"].split(":")
+    assert leader == f"{name}-{replicated['name']}-0-0.{name}"
+    assert int(port) in [p["containerPort"] for p in container["ports"]]
+    assert (ROOT / flags["config"]).is_file()
+    mounts = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounts == {volume["name"] for volume in job["template"]["spec"]["volumes"]}
