@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
-from resnet_jax.errors import InputError, first_line
+from resnet_jax.errors import InputError, WiringError, first_line
 
 Value = TypeVar("Value")
 
@@ -205,10 +205,8 @@ def together() -> Iterator[bool]:
         if hosts.count == 1:
             raise
         end_as_lost(f"the processes of this run lost touch with one another ({first_line(error)})")
-    except InputError:
-        raise
-    except Exception:
-        if hosts.count == 1:
+    except Exception as error:
+        if hosts.count == 1 or isinstance(error, InputError | WiringError):
             raise
         traceback.print_exc()
         sys.stderr.flush()
