@@ -118,7 +118,8 @@ class Attempt:
         self.checkpoints = Checkpoints(
             workdir / run_folder.CHECKPOINTS, keep=self.config.train.keep_checkpoints
         )
-        self.workdir = workdir = records or workdir
+        workdir = records or workdir
+        self.workdir = workdir
         self.evaluator = Evaluator(experiment)
         self.state, self.start = restored(
             experiment, self.checkpoints, self.checkpoints.newest_intact()
