@@ -537,6 +537,22 @@ def test_online_without_a_key_is_refused_and_nobody_is_asked_for_one(tmp_path):
     assert "config.log.wandb='online' needs an API key: run `wandb login`" in last
 
 
+@wandb_only
+def test_a_wandb_server_that_is_down_costs_one_warning_and_the_process_ends(tmp_path):
+    done = tell(
+        tmp_path,
+        "",
+        "online",
+        before="from resnet_jax.metrics import sinks\nsinks.WeightsAndBiases.START_SECONDS = 3\n",
+        WANDB_BASE_URL="http://127.0.0.1:9",
+        WANDB_API_KEY="a" * 40,
+    )
+    assert done.returncode == 0 and done.stdout == ""
+    (warning,) = done.stderr.strip().splitlines()
+    assert warning.startswith("going on without Weights & Biases (CommError")
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
 DEFAULT = LogConfig()
 TELL = """
 import sys
@@ -556,11 +572,11 @@ Path("imported").write_text(" ".join(name for name in heavy if name in sys.modul
 """
 
 
-def tell(tmp_path, mlflow, wandb, *prefix, **environment):
-    (tmp_path / "tell.py").write_text(TELL)
+def tell(tmp_path, mlflow, wandb, before="", **environment):
+    (tmp_path / "tell.py").write_text(before + TELL)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "MLFLOW"))}
     return subprocess.run(
-        [*prefix, sys.executable, "tell.py", mlflow, wandb],
+        [sys.executable, "tell.py", mlflow, wandb],
         env={**kept, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home"), **environment},
         cwd=tmp_path,
         capture_output=True,

@@ -172,7 +172,7 @@ class WeightsAndBiases:
     label, key = "Weights & Biases", "wandb"
     ENVIRONMENT = {"WANDB_ERROR_REPORTING": "false", "WANDB_SILENT": "true"}
     # Seconds to wait for the server when a run begins, and for the last uploads when it ends.
-    START_SECONDS, FINISH_SECONDS = 30, 20
+    START_SECONDS, FINISH_SECONDS = 20, 20
 
     def __init__(self, run: TrackedRun, mode: str, project: str):
         self._run, self._mode, self._project = run, mode, project
