@@ -592,12 +592,31 @@ def test_by_default_neither_library_is_imported(tmp_path):
     assert (tmp_path / "imported").read_text() == ""
 
 
+@mlflow_only
+def test_runs_that_begin_together_on_a_new_store_are_all_shown(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    code = TELL.replace('"run"', "sys.argv[3]")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, uri, "", f"run{number}"],
+            env=environment,
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+        )
+        for number in range(3)
+    ]
+    assert [process.communicate(timeout=300)[1] for process in processes] == [b""] * 3
+    shown = {run.info.run_name: run.data.metrics for run in Shown(uri).runs()}
+    assert shown == {f"run{number}": {"train/loss": 1.0} for number in range(3)}
+
+
 @both
 def test_trackers_say_nothing_leave_all_in_its_place_and_import_no_tensorflow(tmp_path):
     done = tell(tmp_path, "sqlite:///mlflow.db", "offline")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert (tmp_path / "imported").read_text() == "mlflow wandb"
     assert {path.name for path in tmp_path.iterdir()} == {
-        "run", "mlflow.db", "tell.py", "imported",
+        "run", "mlflow.db", "mlflow.db.lock", "tell.py", "imported",
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "run").iterdir()} >= {"wandb", "tracking.json"}

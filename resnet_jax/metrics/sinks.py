@@ -3,13 +3,15 @@
 Each library is imported by the run that asks for it, and by no other.
 """
 
+import contextlib
+import fcntl
 import logging
 import os
 import pathlib
 import shutil
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from resnet_jax import run_folder
@@ -79,10 +81,9 @@ class MLflow:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         from mlflow.tracking import MlflowClient
 
-        if self._uri.startswith(SQLITE):
-            file = pathlib.Path(self._uri.removeprefix(SQLITE))
-            file.absolute().parent.mkdir(parents=True, exist_ok=True)
-        self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        with self._opening():
+            self._client = MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+            experiment = self._experiment()
         place = {"uri": self._uri, "project": self._project}
         same = {name: entry.get(name) for name in place} == place
         found = self._found(entry["run_id"]) if same and "run_id" in entry else None
@@ -90,7 +91,7 @@ class MLflow:
             tags = {**self._run.tags, "group": self._run.group}
             tags["mlflow.source.git.commit"] = self._run.tags.get("commit", "")
             found = self._client.create_run(
-                self._experiment(),
+                experiment,
                 run_name=self._run.name,
                 tags={name: value for name, value in tags.items() if value},
             )
@@ -110,6 +111,22 @@ class MLflow:
         self._log([(*pair, outcome.step) for pair in outcome.summary.items()])
         self._client.set_tag(self._id, "state", outcome.state)
         self._client.set_terminated(self._id, status=STATES[outcome.state][0])
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        """Around the first use of a store, one process at a time.
+
+        Runs of a sweep that begin together on a new SQLite file would all make its tables, and all
+        but one fail.
+        """
+        if not self._uri.startswith(SQLITE):
+            yield
+            return
+        file = pathlib.Path(self._uri.removeprefix(SQLITE)).absolute()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(f"{file}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def _log(self, values: Sequence[tuple[str, float, int]]) -> None:
         from mlflow.entities import Metric
