@@ -1,6 +1,7 @@
 # make demo    the story on data that ships with the dependencies
 # make test    every check; CI runs exactly this
 # make faults  breaks runs, disks, data and clocks on purpose, and prints what was survived
+# make image   a container image for CPUs; make image-cuda for NVIDIA GPUs (docs/containers.md)
 # make native  an extension that trains faster on CPU; needs g++ (docs/performance.md)
 #
 # PYTHON=...   the interpreter (3.11 to 3.13); VENV=... where to install; TORCH= to test without PyTorch
@@ -15,11 +16,20 @@ PIP = $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 # Where the library or a compiler is missing, these two go on without the extension.
 NATIVE = $(VENV)/bin/python -m resnet_jax.native.build
 
-.PHONY: native demo test faults lint types pytest lock clean
+# What a run in a container says that it is of, for there is no git in it.
+COMMIT = $(shell git rev-parse HEAD)$(shell git diff --quiet HEAD -- || echo +changes)
+
+.PHONY: image image-cuda native demo test faults lint types pytest lock clean
 
 demo: $(VENV)/.runtime
 	@$(NATIVE) --optional
 	$(VENV)/bin/python -m experiments.demo
+
+image:
+	docker build --file docker/Dockerfile --target cpu --build-arg COMMIT="$(COMMIT)" --tag resnet_jax:cpu .
+
+image-cuda:
+	docker build --file docker/Dockerfile --target cuda --build-arg COMMIT="$(COMMIT)" --tag resnet_jax:cuda .
 
 native: $(VENV)/.runtime
 	@$(NATIVE)

@@ -35,7 +35,7 @@ GO_ON = (
     "reason stands in the output of the process that ended first"
 )
 # Of a run's folder, what a process that does not lead has no use for.
-PASSED_OVER = ("checkpoints", "tensorboard", "damaged_checkpoints", ".lock", "*.tmp")
+PASSED_OVER = ("checkpoints", "tensorboard", "wandb", "damaged_checkpoints", ".lock", "*.tmp")
 
 
 class Hosts:

@@ -13,6 +13,9 @@
     unreadable.json   damaged images, by split and id, and what is wrong with them; only if any
     checkpoints/      Orbax
     tensorboard/      event files
+    tracking.json     what the run is called by trackers, and the last step of each split that they
+                      were sent; only with `log.mlflow` or `log.wandb`
+    wandb/            what Weights & Biases writes, a folder an attempt
     analysis/         what `resnet_jax.analysis` found, a JSON file each
     .lock             held by the process that trains
     .heartbeat        touched while it gets on
@@ -46,6 +49,8 @@ MISTAKES = "mistakes.npz"
 UNREADABLE = "unreadable.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+TRACKING = "tracking.json"
+WANDB = "wandb"
 ANALYSIS = "analysis"
 INFERENCE = "inference.json"
 LOCK = ".lock"

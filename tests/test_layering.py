@@ -59,7 +59,9 @@ OWNERS = {
     "plotly": {"report"},
     "ml_collections": {"config", "command", "main", "data/audit.py"}
     | {"analysis/check.py", "analysis/complexity.py"},
-    "tensorboardX": {"metrics/writer.py"},
+    "tensorboardX": {"metrics/sinks.py"},
+    "mlflow": {"metrics/sinks.py"},
+    "wandb": {"metrics/sinks.py"},
 }
 # The only ones that may name the test split, or go through all splits: data sets are loaded, laid
 # out and audited as a whole; a run measures it and says so; reports read what was measured.

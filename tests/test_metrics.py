@@ -11,6 +11,7 @@ from resnet_jax import run_folder
 from resnet_jax.errors import InputError
 from resnet_jax.metrics import accumulate, classification
 from resnet_jax.metrics.accumulate import ClassificationMetrics, Top1Error, Window
+from resnet_jax.metrics.sinks import TensorBoard
 from resnet_jax.metrics.writer import MetricsWriter
 
 
@@ -220,7 +221,8 @@ def lines(workdir):
 
 
 def write(workdir, steps, *, after_step, tensorboard=False):
-    writer = MetricsWriter(workdir, after_step=after_step, tensorboard=tensorboard)
+    sinks = [TensorBoard(workdir)] if tensorboard else []
+    writer = MetricsWriter(workdir, after_step=after_step, sinks=sinks)
     for step in steps:
         writer.write(step, "train", {"loss": float(step)})
         writer.write(step, "val", {"error": 10.0 * step})
@@ -259,7 +261,7 @@ def test_a_run_that_starts_anew_drops_all_older_records(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_value_that_is_not_finite_becomes_null_and_is_marked(tmp_path, value):
-    writer = MetricsWriter(tmp_path, after_step=0, tensorboard=False)
+    writer = MetricsWriter(tmp_path, after_step=0)
     writer.write(1, "train", {"loss": value, "error": 50.0})
     writer.write(2, "train", {"loss": 1.0, "error": 50.0})
     writer.close()
@@ -271,7 +273,7 @@ def test_a_value_that_is_not_finite_becomes_null_and_is_marked(tmp_path, value):
 
 
 def test_records_can_be_read_while_the_run_goes_on(tmp_path):
-    writer = MetricsWriter(tmp_path, after_step=0, tensorboard=False)
+    writer = MetricsWriter(tmp_path, after_step=0)
     writer.write(1, "train", {"loss": 1.0})
     assert [record["step"] for record in run_folder.read_records(tmp_path / "metrics.jsonl")] == [1]
     writer.close()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import ml_collections
 
-from resnet_jax.config import families, transfer
+from resnet_jax.config import families, tracking, transfer
 from resnet_jax.config.effects import require_default
 from resnet_jax.config.net import TRANSFORM_FIELDS, ModelConfig
 from resnet_jax.config.resolve import intervals
@@ -140,6 +140,7 @@ def _check_relations(run: RunConfig) -> None:
         )
     _check_recipe(run)
     transfer.check(run)
+    tracking.check(run.log)
     if run.train.block_loop == "always" and run.model.has_dropout:
         raise InputError(
             "config.train.block_loop='always' is not possible with "

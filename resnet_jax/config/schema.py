@@ -215,6 +215,13 @@ class LogConfig:
     # much.
     signals_interval: int = field(1_000, minimum=0, operational=True)
     tensorboard: bool = field(True, operational=True)
+    # Trackers beside the run's folder (docs/tracking.md): the URI of an MLflow store or server, for
+    # example 'sqlite:///runs/mlflow.db' or 'http://host:5000'; "" for none.
+    mlflow: str = field("", operational=True)
+    # Weights & Biases; 'offline' writes into the run's folder and sends nothing.
+    wandb: str = field("", allowed=("", "offline", "online"), operational=True)
+    # What runs are filed under there: MLflow's experiment, W&B's project.
+    project: str = field("resnet_jax", operational=True)
     progress: bool = field(True, operational=True)
 
 

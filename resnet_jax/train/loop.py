@@ -15,6 +15,7 @@ from clu import parameter_overview
 from resnet_jax import run_folder
 from resnet_jax.config import RunConfig, to_json
 from resnet_jax.hosts import Hosts
+from resnet_jax.metrics import tracking
 from resnet_jax.metrics.writer import MetricsWriter
 from resnet_jax.models import registry
 from resnet_jax.train import optimizer, provenance, recording
@@ -71,6 +72,7 @@ def train(
     if status.get("state") in (run_folder.COMPLETED, run_folder.DIVERGED):
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
         return status
+    hosts.lead(lambda: tracking.require_ready(config.log))
     experiment = Experiment.prepare(config)
     require_same_data(experiment.dataset, workdir)
     if examine is not None and not agreed():
@@ -116,7 +118,8 @@ class Attempt:
         self.checkpoints = Checkpoints(
             workdir / run_folder.CHECKPOINTS, keep=self.config.train.keep_checkpoints
         )
-        self.workdir = workdir = records or workdir
+        workdir = records or workdir
+        self.workdir = workdir
         self.evaluator = Evaluator(experiment)
         self.state, self.start = restored(
             experiment, self.checkpoints, self.checkpoints.newest_intact()
@@ -125,9 +128,8 @@ class Attempt:
         self.frozen = FrozenParts(experiment, self.state)
         self.damage = DamageList(experiment.feed, workdir, experiment.devices.hosts)
         self.batches = DataWait(experiment, self.start)
-        self.writer = MetricsWriter(
-            workdir, after_step=self.start, tensorboard=self.config.log.tensorboard
-        )
+        sinks = tracking.sinks_of(self.config, workdir, leads=experiment.devices.hosts.leads)
+        self.writer = MetricsWriter(workdir, after_step=self.start, sinks=sinks)
         self.progress = TrainingProgress(
             steps=self.config.train.steps,
             start=self.start,

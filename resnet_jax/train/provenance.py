@@ -14,6 +14,8 @@ import jax
 from resnet_jax import environment, run_folder
 from resnet_jax.native import library
 
+# The environment variable that says which commit a source tree without git is of.
+COMMIT = "RESNET_JAX_COMMIT"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
@@ -56,7 +58,10 @@ def circumstances(packages: Iterable[str] = PACKAGES) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this source tree, with '+changes' if files differ from it; None outside git."""
+    """The commit of this source tree, with '+changes' if files differ from it.
+
+    Outside git what `COMMIT` says, which container images set; None without.
+    """
     root = pathlib.Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -68,7 +73,7 @@ def commit() -> str | None:
         changed = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get(COMMIT) or None
 
 
 def processor() -> str:

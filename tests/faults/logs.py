@@ -20,7 +20,7 @@ from resnet_jax.metrics.writer import MetricsWriter
 workdir, steps, pause = pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 found = run_folder.read_records(workdir / run_folder.METRICS)
 after = max([r["step"] for r in found], default=1) - 1
-writer = MetricsWriter(workdir, after_step=after, tensorboard=False)
+writer = MetricsWriter(workdir, after_step=after)
 for step in range(after + 1, steps + 1):
     error = float("nan") if step % 7 == 0 else 50.0
     writer.write(step, "train", {"loss": 1 / step, "error": error})

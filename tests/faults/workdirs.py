@@ -36,6 +36,9 @@ OPERATIONAL = {
     "log.signals_interval",
     "log.tensorboard",
     "log.progress",
+    "log.mlflow",
+    "log.wandb",
+    "log.project",
 }
 # How a trained net is judged, none of which touches the net.
 JUDGING = "evaluation."
