@@ -96,7 +96,8 @@ class Mirror:
         while folders:  # Path.walk is not there for all kinds
             for path in folders.pop().iterdir():
                 name = path.relative_to(self._remote).as_posix()
-                if not self._passed_over.isdisjoint(name.split("/")):
+                # A key may be anything, and must not lead out of the copy.
+                if not (self._passed_over | {".."}).isdisjoint(name.split("/")):
                     continue
                 if path.is_dir():
                     folders.append(path)
@@ -218,7 +219,8 @@ def opened(
         yield pathlib.Path(folder), None
         return
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="resnet_jax-"))
-    local = scratch / folder.rstrip("/").rpartition("/")[2]
+    # With the name of the folder around it, which is that of a run's sweep.
+    local = scratch.joinpath(*folder.rstrip("/").split("/")[-2:])
     mirror = Mirror(folder, local, passed_over=passed_over)
     try:
         mirror.fetch()

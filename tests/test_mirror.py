@@ -198,6 +198,15 @@ def test_what_comes_back_is_what_was_sent_and_only_what_changed_is_sent_again(
     assert sent == []
 
 
+def test_a_key_that_leads_out_of_the_copy_is_left_alone(server, bucket, pair, tmp_path):
+    made, here = pair
+    server.pipe(f"{bucket}/run/../outside", b"x")
+    server.pipe(f"{bucket}/run/inside", b"x")
+    made.fetch()
+    assert [path.name for path in here.iterdir()] == ["inside"]
+    assert not (tmp_path / "outside").exists()
+
+
 def test_a_storage_that_fails_is_told_of_once_and_loses_nothing(
     server, bucket, pair, monkeypatch, caplog
 ):
