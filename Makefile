@@ -63,11 +63,14 @@ $(VENV)/.development: requirements-dev.lock requirements-torch.txt $(VENV)/.runt
 	$(if $(TORCH),$(PIP) $(TORCH))
 	touch $@
 
+# The extras of the tests bound what both have, so that they are tested with what is installed.
+COMPILE = uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
 # Writes the hash-locked files anew, for all supported Python versions at once. Needs uv.
 lock:
-	for kind in "" -dev; do uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command "make lock" requirements$$kind.txt -o requirements$$kind.lock; done
+	$(COMPILE) requirements-dev.txt -o requirements-dev.lock
+	$(COMPILE) --constraint requirements-dev.lock requirements.txt -o requirements.lock
 
 clean:
 	rm -rf resnet_jax/native/lib $(VENV) .pytest_cache .mypy_cache .ruff_cache
