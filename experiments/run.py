@@ -74,7 +74,7 @@ class Sweep:
         for run in self.waiting:
             enqueue(run)
         try:
-            while self.running or (self.waiting and not self.ending):
+            while self.running or ((self.waiting or self._has_more()) and not self.ending):
                 self._heed_requests()
                 self._collect()
                 self._begin()
@@ -89,7 +89,15 @@ class Sweep:
             return 1
         if self.requests:
             return command.INTERRUPTED
-        return 0 if all(run.is_finished for run in self.runs) else 1
+        return 0 if self._has_succeeded() else 1
+
+    def _has_more(self) -> bool:
+        """Whether runs may come that are not known yet."""
+        return False
+
+    def _has_succeeded(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(run.is_finished for run in self.runs)
 
     def stop(self, number: int, frame: object) -> None:
         """Asks every run to save and end; asked again, ends them at once.
