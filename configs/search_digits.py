@@ -14,7 +14,7 @@ def get_search() -> dict[str, Any]:
     return {
         "base": "configs/digits.py",
         # A linear warm-up of 0 steps is none.
-        "fixed": {
+        "changes": {
             "optimizer.warmup": "linear",
             "optimizer.warmup_steps": 0,
             "optimizer.warmup_learning_rate": 0.0,

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -227,6 +228,11 @@ class SweepCommand:
         return pathlib.Path(self._workdir.value)
 
     @property
+    def config(self) -> ml_collections.ConfigDict:
+        """What all runs share, once flags are parsed."""
+        return command.read_config(self._config)
+
+    @property
     def seeds(self) -> list[int]:
         """One run each, once flags are parsed.
 
@@ -273,8 +279,7 @@ class SweepCommand:
             folder: of the sweep.
             afterwards: as in `launch`.
         """
-        base = command.read_config(self._config)
-        runs = plan(base, rows, folder, force=self._force.value and not self.dry_run)
+        runs = plan(self.config, rows, folder, force=self._force.value and not self.dry_run)
         places = slots.available(self._jobs.value)
         if self.dry_run:
             estimate.show(runs, places)

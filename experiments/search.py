@@ -77,7 +77,7 @@ def work(
         settings.storage or database.default_url(workdir),
         name,
         plan,
-        space.resolve(base, plan.fixed),
+        space.resolve(base, plan.changes),
         first,
         wanted=plan.trials,
         dead_after=settings.dead_after,

@@ -1,6 +1,6 @@
 """What a study has found: its trials as plain data, and which parameters matter."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 
 from experiments.hyperparameters import engines
 from experiments.hyperparameters.space import Range
+from resnet_jax import run_folder
 
 # Of fewer completed trials an importance would be made of chance.
 ENOUGH_TRIALS = 10
@@ -52,6 +53,18 @@ def record(trial: optuna.trial.FrozenTrial, space: Mapping[str, Range]) -> dict[
         "reason": attributes.get(REASON, ""),
         "errors": {str(step): error for step, error in sorted(trial.intermediate_values.items())},
     }
+
+
+def best(trials: Sequence[Mapping[str, Any]]) -> int | None:
+    """The number of the completed trial with the lowest error on val, of several the first.
+
+    Args:
+        trials: as `record` makes them. Pruned ones do not count: their errors are of earlier steps.
+    """
+    done = [trial for trial in trials if trial["state"] == run_folder.COMPLETED]
+    return (
+        min(done, key=lambda trial: (trial["error"], trial["number"]))["number"] if done else None
+    )
 
 
 def importances(study: optuna.Study) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from resnet_jax.errors import InputError, first_line
 
 NEEDED = ("base", "space")
 DEFAULTS: dict[str, Any] = {
-    "fixed": {},
+    "changes": {},
     "sampler": {"name": "TPE"},
     "pruner": {"name": "None"},
     "evaluations": 1,
@@ -95,7 +95,8 @@ class SearchPlan:
 
     Attributes:
         base: path of the config file that all trials share.
-        fixed: dotted fields that all trials have otherwise than the base.
+        changes: dotted fields that the base is changed in first. What of them is searched is the
+            first trial's value, the rest is that of all trials.
         space: what is searched, by dotted field.
         sampler: proposes values.
         pruner: gives up trials that do badly.
@@ -105,7 +106,7 @@ class SearchPlan:
     """
 
     base: str
-    fixed: Mapping[str, Any]
+    changes: Mapping[str, Any]
     space: Mapping[str, Range]
     sampler: Named
     pruner: Named
@@ -117,7 +118,7 @@ class SearchPlan:
         """For JSON, as the file has it; without the number of trials, which may grow."""
         plan: dict[str, Any] = {
             "base": self.base,
-            "fixed": dict(self.fixed),
+            "changes": dict(self.changes),
             "space": {name: {one.kind: one.values} for name, one in self.space.items()},
             "sampler": {"name": self.sampler.name, **self.sampler.options},
             "pruner": {"name": self.pruner.name, **self.pruner.options},
@@ -169,8 +170,8 @@ def parse(given: Any, name: str) -> SearchPlan:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise InputError(f"{key} of {name} must be a whole number from {least}, got {value!r}")
     space = {field: _range(field, one) for field, one in _mapping(given["space"], "space").items()}
-    fixed = _mapping(whole["fixed"], "fixed")
-    for field in (*space, *fixed):
+    changes = _mapping(whole["changes"], "changes")
+    for field in (*space, *changes):
         if field not in field_names():
             raise InputError(unknown_field(str(field)))
     for field in space:
@@ -178,11 +179,9 @@ def parse(given: Any, name: str) -> SearchPlan:
             raise InputError(
                 f"space has {field}, which says what val's error is measured on; set it in the base"
             )
-        if field in fixed:
-            raise InputError(f"{field} is in space and in fixed; leave it in one of them")
     return SearchPlan(
         base=str(given["base"]),
-        fixed=fixed,
+        changes=changes,
         space=space,
         sampler=_named(whole["sampler"], "sampler"),
         pruner=_named(whole["pruner"], "pruner"),
@@ -247,13 +246,13 @@ def check(plan: SearchPlan, base: ml_collections.ConfigDict) -> dict[str, Any]:
 
     Args:
         plan: of the search.
-        base: the config that all trials share, `fixed` not yet applied.
+        base: the config that all trials share, `changes` not yet made.
 
     Raises:
         InputError: naming the field, if the base's own value is not in the space, a value of the
             space is not valid, or no images are held out for val.
     """
-    own = resolve(base, plan.fixed)
+    own = resolve(base, plan.changes)
     if own.data.train_on != "train" or not own.data.val_fraction:
         raise InputError(
             f"a search minimises the error on val, which is empty with config.data.train_on="
@@ -264,13 +263,13 @@ def check(plan: SearchPlan, base: ml_collections.ConfigDict) -> dict[str, Any]:
     for field, one in plan.space.items():
         for end in one.ends:
             try:
-                resolve(base, {**plan.fixed, field: end})
+                resolve(base, {**plan.changes, field: end})
             except InputError as error:
                 raise InputError(f"space {field}: {error}") from error
         if not one.holds(values[field]):
             raise InputError(
                 f"space {field} is {one.words()}, which leaves out the base's own "
-                f"{values[field]!r}, the first trial; widen it, or set the field in fixed"
+                f"{values[field]!r}, the first trial; widen it, or set it in changes"
             )
     return values
 

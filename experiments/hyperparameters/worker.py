@@ -100,7 +100,7 @@ class Search(run.Sweep):
         """Makes a trial a run; settles it at once if a worker was killed before it could."""
         name = folder_name(claim.number)
         self.claims[name] = claim
-        row = Row(name, {**self.search.fixed, **claim.parameters})
+        row = Row(name, {**self.search.changes, **claim.parameters})
         (planned,) = plan(self.base, [row], self.workdir)
         if all(known.name != name for known in self.begun):
             self.begun.append(planned)
@@ -194,6 +194,7 @@ def write(
             "net": _net(base, search),
             "trials_wanted": study.wanted,
             "optuna": findings.version(),
+            "best": findings.best(trials),
             "trials": trials,
             "importances": study.importances(),
         }
@@ -202,7 +203,7 @@ def write(
 
 def _net(base: ml_collections.ConfigDict, search: SearchPlan) -> str:
     """The net that all trials train, or that of the base if they are of several."""
-    model = resolve(base, search.fixed).model
+    model = resolve(base, search.changes).model
     return f"{FAMILY_LABELS['residual' if model.residual else 'plain']}-{model.depth}"
 
 
