@@ -1,10 +1,13 @@
 """Where studies are kept."""
 
 import pathlib
+import time
 
 import optuna
+import sqlalchemy.exc
 
 DATABASE = "study.db"
+TRIES = 10
 
 
 def default_url(workdir: pathlib.Path) -> str:
@@ -20,7 +23,17 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     """
     # Workers wait for one another instead of failing; connections that a server closed are renewed.
     waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **waiting})
+    options = {"pool_pre_ping": True, **waiting}
+    for _ in range(TRIES):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=options)
+        except sqlalchemy.exc.DBAPIError as error:
+            # Two workers that begin at once make the same tables; the later one finds them made.
+            made = isinstance(error, sqlalchemy.exc.IntegrityError) or "exists" in str(error)
+            if not made:
+                raise
+            time.sleep(0.5)
+    return optuna.storages.RDBStorage(url, engine_kwargs=options)
 
 
 def create(

@@ -144,6 +144,9 @@ class Search(run.Sweep):
         """Tells the study what has become of a trial."""
         claim, status = self.claims.pop(name), planned.status
         steps, number = planned.config.train.steps, claim.number
+        # What came after the last look: others are compared with it at each evaluation.
+        for step, error in objective.val_errors(planned.folder).items():
+            self.study.report(number, step, error)
         if status["state"] == run_folder.COMPLETED:
             error = objective.final(
                 planned.folder, steps=steps, evaluations=self.search.evaluations
