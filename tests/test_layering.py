@@ -57,6 +57,7 @@ OWNERS = {
     "ml_collections": {"config", "command", "main", "data/audit.py"}
     | {"analysis/check.py", "analysis/complexity.py"},
     "tensorboardX": {"metrics/writer.py"},
+    "optuna": set(),  # of experiments/hyperparameters alone: reports read what it has found
 }
 # The only ones that may name the test split, or go through all splits: data sets are loaded, laid
 # out and audited as a whole; a run measures it and says so; reports read what was measured.

@@ -389,6 +389,28 @@ def test_a_draw_depends_on_seed_and_number_not_on_who_makes_it(tmp_path):
     assert opened(tmp_path / "c", plan(seed=1)).claim().parameters == {RATE: 0.05}
 
 
+def test_a_trial_beyond_the_number_that_is_wanted_is_never_taken(tmp_path):
+    many = opened(tmp_path / "s", plan(trials=4))
+    assert [many.claim().number for _ in range(4)] == [0, 1, 2, 3]
+    assert many.claim() is None
+    for number in (1, 3):
+        many.release(number)
+    few = opened(tmp_path / "s", plan(trials=2))
+    assert few.claim().number == 1
+    assert few.claim() is None and few.left() == 2
+
+
+def test_a_trial_that_another_worker_has_finished_does_not_count_twice(tmp_path, monkeypatch):
+    slow = opened(tmp_path / "s", plan(trials=1))
+    slow.claim()
+    trial_id = slow._id(0)
+    slow._storage.set_trial_state_values(trial_id, study.TrialState.WAITING)
+    quick = opened(tmp_path / "s", plan(trials=1))
+    assert quick.complete(quick.claim().number, 12.0, "completed")
+    assert not slow.complete(0, 99.0, "completed")
+    assert [one["error"] for one in quick.trials()] == [12.0]
+
+
 def test_trials_of_a_worker_on_another_machine_are_taken_over_when_it_is_silent(
     tmp_path, monkeypatch
 ):
