@@ -5,6 +5,7 @@ once, none can add one too many. A trial waits, runs, and is finished; one whose
 waits again, under its number and with its values, so that its folder is gone on with.
 """
 
+import contextlib
 import os
 import socket
 import time
@@ -171,7 +172,7 @@ class Study:
         self._last_beat = time.monotonic()
         self._beats += 1
         for claim in self.claims.values():
-            claim.trial.set_user_attr(BEAT, self._beats)
+            self._note(claim.number, BEAT, self._beats)
         self._free_lost()
 
     def _free_lost(self) -> None:
@@ -214,13 +215,16 @@ class Study:
         if step in claim.reported:
             return False
         claim.reported.add(step)
-        claim.trial.report(error, step)
+        try:
+            claim.trial.report(error, step)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False  # by another worker
         return bool(claim.trial.should_prune())
 
     def give_up(self, number: int, reason: str) -> None:
         """Notes why a trial is ended early, before its run is stopped."""
         self.claims[number].pruning = reason
-        self.claims[number].trial.set_user_attr(PRUNING, reason)
+        self._note(number, PRUNING, reason)
 
     def complete(self, number: int, error: float, outcome: str) -> bool:
         """Ends a trial with a result, unless another worker has; tells whether it counted.
@@ -230,14 +234,14 @@ class Study:
             error: on val, in percent.
             outcome: 'completed' or 'diverged'.
         """
-        self.claims[number].trial.set_user_attr(OUTCOME, outcome)
+        self._note(number, OUTCOME, outcome)
         return self._finish(number, TrialState.COMPLETE, [error])
 
     def prune(self, number: int) -> bool:
         """Ends a trial that was given up; its value is the last error that was reported."""
         stored = self._trials()[number].intermediate_values
         values = [stored[max(stored)]] if stored else None
-        self.claims[number].trial.set_user_attr(REASON, self.claims[number].pruning)
+        self._note(number, REASON, self.claims[number].pruning)
         return self._finish(number, TrialState.PRUNED, values)
 
     def _finish(self, number: int, state: TrialState, values: list[float] | None) -> bool:
@@ -258,15 +262,20 @@ class Study:
             reason: why, if its run has failed.
         """
         self._count_seconds(number)
-        self.claims[number].trial.set_user_attr(REASON, reason)
+        self._note(number, REASON, reason)
         del self.claims[number]
         self._free(number, self.worker)
+
+    def _note(self, number: int, key: str, value: Any) -> None:
+        """Keeps something with a trial, unless another worker has finished it in between."""
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self.claims[number].trial.set_user_attr(key, value)
 
     def _count_seconds(self, number: int) -> None:
         claim = self.claims[number]
         before = claim.trial.user_attrs.get(SECONDS, 0.0)
         seconds = before + time.monotonic() - claim.taken
-        claim.trial.set_user_attr(SECONDS, round(seconds, 1))
+        self._note(number, SECONDS, round(seconds, 1))
 
     def left(self, *, but: Collection[int] = ()) -> int:
         """How many trials are not finished.
