@@ -306,6 +306,19 @@ def test_one_sentence_tells_what_depth_costs_by_the_default_recipe_and_with_each
     assert "best of 16 trials on val" in how
 
 
+def test_where_tuning_makes_the_rise_larger_the_sentence_says_more_and_its_interval_too(tmp_path):
+    swapped = {
+        **FINALS,
+        **{f"tuned-plain-{depth}": FINALS[f"plain-{depth}"] for depth in (20, 56)},
+        **{f"plain-{depth}": FINALS[f"tuned-plain-{depth}"] for depth in (20, 56)},
+    }
+    found = tuned.findings(sweep.load(make_tuned(tmp_path / "nets", swapped)))
+    more = interval((30.0, 29.0, 34.0))
+    assert found.sentences[0].endswith(
+        f"31.00 points more with tuning (95 % interval of the difference {more}, 3 seeds)."
+    )
+
+
 def test_the_verdict_is_on_the_default_recipe_alone(tmp_path):
     root = make_tuned(tmp_path / "nets")
     written = outputs.write_report(root)

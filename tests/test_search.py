@@ -106,7 +106,8 @@ signal.signal(signal.SIGINT, lambda *_: asked.append(1))
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 def tell(state, step, **more):
     status = {'state': state, 'step': step, 'steps': steps, **more}
-    (folder / 'status.json').write_text(json.dumps(status))
+    (folder / 'draft').write_text(json.dumps(status))
+    (folder / 'draft').replace(folder / 'status.json')
 path = folder / 'metrics.jsonl'
 begun = len(path.read_text().splitlines()) // 2 if path.exists() else 0
 with (folder / 'starts').open('a') as file:
@@ -261,7 +262,9 @@ def test_a_trial_that_does_badly_is_stopped_early_with_a_reason_in_its_folder(tm
     status = json.loads((tmp_path / "s" / pruned["folder"] / "status.json").read_text())
     assert status["state"] == "stopped" and status["step"] < status["steps"]
     assert status["reason"] == pruned["reason"]
-    assert record(tmp_path / "s")["best"] != pruned["number"]
+    ended = {"number": 9, "state": "pruned", "error": 0.5}
+    done = {"number": 1, "state": "completed", "error": 7.0}
+    assert findings.best([done, ended]) == 1 and findings.best([ended]) is None
 
 
 def test_a_finished_search_starts_nothing_when_it_is_started_again_and_more_trials_go_on(
@@ -291,8 +294,29 @@ def test_a_run_that_fails_twice_is_named_and_tried_again_by_the_next_start(tmp_p
     assert record(tmp_path / "s")["trials"][2]["parameters"] == failed["parameters"]
 
 
+def test_values_that_are_refused_together_end_the_search_and_leave_its_trials_to_wait(
+    tmp_path, pretended
+):
+    pretended["PAUSE"] = 0.5
+    choices = {
+        "train.class_weights": {"categorical": ("none", "balanced")},
+        "data.resampling": {"categorical": ("none", "over")},
+    }
+    search = plan(space=choices, sampler={"name": "Grid"}, trials=5)
+    with pytest.raises(InputError, match="trial-00.: config.train.class_weights='balanced' has no"):
+        work(tmp_path / "s", search)
+    assert "running" not in by_state(tmp_path / "s")
+
+
+def test_a_run_that_is_refused_ends_the_search_with_its_own_words(tmp_path, pretended):
+    pretended["CODE"] = lambda folder: "print('error: no such data', file=sys.stderr); sys.exit(2)"
+    with pytest.raises(InputError, match="trial-00. was refused: no such data"):
+        work(tmp_path / "s")
+    assert set(by_state(tmp_path / "s")) == {"waiting"}
+
+
 def test_a_stopped_search_leaves_its_trials_to_be_gone_on_with(tmp_path, pretended):
-    pretended["PAUSE"] = 0.3
+    pretended["PAUSE"] = 0.8
 
     def stop_soon(made):
         show = made.board.show
@@ -307,6 +331,7 @@ def test_a_stopped_search_leaves_its_trials_to_be_gone_on_with(tmp_path, pretend
 
     assert work(tmp_path / "s", before=stop_soon) == command.INTERRUPTED
     assert set(by_state(tmp_path / "s")) == {"waiting"}
+    pretended["PAUSE"] = 0.0
     assert work(tmp_path / "s") == 0
     assert by_state(tmp_path / "s") == {"completed": list(range(6))}
     starts = [(tmp_path / "s" / f"trial-00{n}" / "starts").read_text() for n in range(6)]
@@ -387,6 +412,14 @@ def test_a_draw_depends_on_seed_and_number_not_on_who_makes_it(tmp_path):
     third = opened(tmp_path / "b")
     assert third.claim().parameters[RATE] == one.claim().parameters[RATE]
     assert opened(tmp_path / "c", plan(seed=1)).claim().parameters == {RATE: 0.05}
+
+
+def test_the_database_gives_a_trial_to_one_of_two_workers_that_see_it_waiting(tmp_path):
+    one, other = (opened(tmp_path / "s", plan(trials=1)) for _ in range(2))
+    seen = other._trials()
+    other._trials = lambda: seen  # as it was before the first has taken it
+    assert one.claim().number == 0
+    assert other._claim(0) is None
 
 
 def test_a_trial_beyond_the_number_that_is_wanted_is_never_taken(tmp_path):
@@ -615,7 +648,7 @@ def test_a_search_trains_real_runs_finds_the_rate_that_learns_and_reports_it(tmp
         tmp_path / "given.py",
         space={RATE: {"categorical": (1e-6, 0.05)}},
         sampler={"name": "Grid"},
-        trials=2,
+        trials=3,
         changes={RATE: 1e-6},
     )
     small = ("model.depth=8", "train.steps=40", "train.eval_interval=20", "log.tensorboard=False")

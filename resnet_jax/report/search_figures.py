@@ -162,7 +162,7 @@ def _scale(axes: Axes, search: Search) -> None:
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.07 * max(high, 1.0))
 
 
 def _default_line(axes: Axes, search: Search) -> None:

@@ -163,11 +163,12 @@ def sentence(one: Series) -> str:
     gap = difference_of_rises(one)
     if not gap.n or not math.isfinite(gap.low):
         return f"{text}."
-    less = "more" if gap.mean < 0 else "less"
+    more = gap.mean < 0
+    low, high = (-gap.high, -gap.low) if more else (gap.low, gap.high)
     chance = "" if gap.low > 0 or gap.high < 0 else ", which may be chance"
     return (
-        f"{text}: {abs(gap.mean):.2f} points {less} with tuning (95 % interval of the difference "
-        f"{gap.low:.2f} to {gap.high:.2f}, {gap.n} seeds){chance}."
+        f"{text}: {abs(gap.mean):.2f} points {'more' if more else 'less'} with tuning (95 % "
+        f"interval of the difference {low:.2f} to {high:.2f}, {gap.n} seeds){chance}."
     )
 
 
