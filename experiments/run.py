@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
+import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -80,7 +81,7 @@ class Sweep:
         for run in self.waiting:
             enqueue(run)
         try:
-            while self.running or (self.waiting and not self.ending):
+            while self.running or ((self.waiting or self._has_more()) and not self.ending):
                 self._heed_requests()
                 self._collect()
                 self._begin()
@@ -96,7 +97,15 @@ class Sweep:
             return 1
         if self.requests:
             return command.INTERRUPTED
-        return 0 if all(run.is_finished for run in self.runs) else 1
+        return 0 if self._has_succeeded() else 1
+
+    def _has_more(self) -> bool:
+        """Whether runs may come that are not known yet."""
+        return False
+
+    def _has_succeeded(self) -> bool:
+        """Whether nothing is left to do."""
+        return all(run.is_finished for run in self.runs)
 
     def stop(self, number: int, frame: object) -> None:
         """Asks every run to save and end; asked again, ends them at once.
@@ -269,6 +278,11 @@ class SweepCommand:
         return pathlib.Path(self._workdir.value)
 
     @property
+    def config(self) -> ml_collections.ConfigDict:
+        """What all runs share, once flags are parsed."""
+        return command.read_config(self._config)
+
+    @property
     def seeds(self) -> list[int]:
         """One run each, once flags are parsed.
 
@@ -333,8 +347,7 @@ class SweepCommand:
         Raises:
             InputError: if flags or rows are not valid.
         """
-        base = command.read_config(self._config)
-        runs = plan(base, rows, folder, force=self._force.value and not self.dry_run)
+        runs = plan(self.config, rows, folder, force=self._force.value and not self.dry_run)
         self._check_flags()
         if self._executor.value == "slurm" and not self.dry_run:
             if mirror.is_remote(self._workdir.value):

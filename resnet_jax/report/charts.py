@@ -14,10 +14,14 @@ from resnet_jax.report import (
     landscapes,
     lesions,
     records,
+    search,
+    search_figures,
     signals,
     style,
     transfer,
     transfer_figures,
+    tuned,
+    tuned_figures,
 )
 from resnet_jax.report.groups import Group
 from resnet_jax.report.sweep import Sweep
@@ -33,6 +37,7 @@ ANALYSES: tuple[tuple[str, str, Callable[[analyses.Found], Figure | None]], ...]
 # Figures that an HTML report has no interactive counterpart of.
 GRIDS = (
     *("variants", "learning_rate_by_depth", "shortcut_strength", "transfer", "roc"),
+    *("search_history", "search_parameters", "search_importances", "tuned_degradation"),
     *(name for name, _, _ in ANALYSES),
 )
 # H = F + s x: s = 1 is a residual net, s = 0 a plain one.
@@ -41,7 +46,14 @@ STRENGTH = "model.shortcut_scale"
 
 def draw_all(sweep: Sweep) -> Iterator[tuple[str, Figure]]:
     """Every figure that this sweep's runs have something to say in, with its file name."""
-    if entries := transfer.entries(sweep):
+    if searched := search.read(sweep.root):
+        yield from search_figures.draw_all(sweep, searched)
+        return
+    if nets := tuned.read(sweep.root):
+        if series := tuned.series(sweep, nets):
+            yield "tuned_degradation", tuned_figures.over_depth(sweep, series)
+        yield from _of_depths(tuned.without(sweep, nets))
+    elif entries := transfer.entries(sweep):
         yield "transfer", transfer_figures.measures(sweep, entries)
         curves = transfer_figures.roc(sweep, entries)
         if curves is not None:

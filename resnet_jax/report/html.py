@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from plotly.offline import get_plotlyjs
 
-from resnet_jax.report import evaluation_page, figures, groups, payload, tables, transfer
+from resnet_jax.report import evaluation_page, figures, groups, payload, tables
+from resnet_jax.report.findings import Findings
 from resnet_jax.report.markup import escape
 from resnet_jax.report.records import Run, printable
 from resnet_jax.report.sweep import Sweep
 from resnet_jax.report.tables import Table
-from resnet_jax.report.transfer import Findings
 from resnet_jax.report.verdict import FamilyVerdict, Verdict
 
 SCRIPTS = ("page.js", "curves.js", "evaluation.js", "start.js")
@@ -28,7 +28,7 @@ def save(
     path: pathlib.Path,
     pictures: Sequence[pathlib.Path] = (),
     more: Sequence[Table] = (),
-    transferred: Findings | None = None,
+    found: Findings | None = None,
 ) -> None:
     """Writes the report.
 
@@ -38,9 +38,9 @@ def save(
         path: of the file; links to run folders are relative to it.
         pictures: SVG files to be put into it.
         more: tables beside those of `tables.all_tables`.
-        transferred: what there is to say, if this is a sweep of nets that were trained before.
+        found: the answer, if the sweep asks for something else than depth.
     """
-    text = render(sweep, verdict, path.parent, pictures, more, transferred)
+    text = render(sweep, verdict, path.parent, pictures, more, found)
     path.write_text(text, encoding="utf-8", newline="")
 
 
@@ -50,7 +50,7 @@ def render(
     folder: pathlib.Path,
     pictures: Sequence[pathlib.Path] = (),
     more: Sequence[Table] = (),
-    transferred: Findings | None = None,
+    found: Findings | None = None,
 ) -> str:
     """The report's text.
 
@@ -60,20 +60,19 @@ def render(
     own = [(PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS]
     scripts = [get_plotlyjs(), *own]
     style = (PAGE / "style.css").read_text(encoding="utf-8")
+    searched = found is not None and found.is_search
     title = f"Report on {printable(sweep.root.resolve().name)}"
     sections = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="quiet">{escape(_origin(sweep))}</p>',
-        # What a sweep of nets trained before is made for comes first; their depths are no series.
-        *(_transfer(transferred, pictures) if transferred else [_verdict(verdict)]),
-        *_in_order(_curves(sweep) + _depths(sweep), evaluation_page.findings(sweep), sweep),
-        _pictures(pictures) if not transferred else "",
-        _table(tables.against_published(sweep)) if sweep.groups and not transferred else "",
-        _table(tables.by_label(sweep)) if sweep.groups else "",
-        *map(_table, more),
-        _table(tables.by_run(sweep), _links(sweep.runs, folder)) if sweep.groups else "",
-        evaluation_page.details(sweep),
-        evaluation_page.albums(sweep),
+        # What a sweep is made for comes first.
+        *(_answer(found, pictures, folder, sweep) if found else []),
+        _verdict(verdict) if found is None or found.asks_for_depth else "",
+        *(
+            _judged(sweep, pictures, more, folder, found)
+            if not searched
+            else [_curves(sweep, "val")]
+        ),
         _left_out(sweep, folder),
         _details(sweep),
     ]
@@ -119,10 +118,40 @@ def _origin(sweep: Sweep) -> str:
     return " · ".join(f"{name} {value}" for name, value in tables.facts(sweep).items())
 
 
-def _transfer(found: Findings, pictures: Sequence[pathlib.Path]) -> list[str]:
+def _answer(
+    found: Findings, pictures: Sequence[pathlib.Path], folder: pathlib.Path, sweep: Sweep
+) -> list[str]:
     items = "".join(f"<p>{escape(text)}</p>" for text in found.sentences)
-    answer = f'<section id="verdict"><h2>{escape(transfer.QUESTION)}</h2>{items}</section>'
-    return [answer, _pictures(pictures), *map(_table, found.tables)]
+    answer = f'<section id="answer"><h2>{escape(found.question)}</h2>{items}</section>'
+    links = _links([sweep.root / name for name in found.folders], folder)
+    shown = [_table(table, links if not i else ()) for i, table in enumerate(found.tables)]
+    return [answer, _pictures(pictures), *shown]
+
+
+def _judged(
+    sweep: Sweep,
+    pictures: Sequence[pathlib.Path],
+    more: Sequence[Table],
+    folder: pathlib.Path,
+    found: Findings | None,
+) -> list[str]:
+    """Curves, judgements and tables of runs that are there to be compared on test."""
+    there = bool(sweep.groups)
+    return [
+        *_in_order(
+            _curves(sweep, "test")
+            + (_depths(sweep) if not (found and found.asks_for_depth) else ""),
+            evaluation_page.findings(sweep),
+            sweep,
+        ),
+        _pictures(pictures) if not found else "",
+        _table(tables.against_published(sweep)) if there and not found else "",
+        _table(tables.by_label(sweep)) if there else "",
+        *map(_table, more),
+        _table(tables.by_run(sweep), _run_links(sweep.runs, folder)) if there else "",
+        evaluation_page.details(sweep),
+        evaluation_page.albums(sweep),
+    ]
 
 
 def _verdict(verdict: Verdict) -> str:
@@ -153,7 +182,8 @@ def _card(family: FamilyVerdict) -> str:
     return f'<div class="{kind}"><strong>{head}.</strong><p>{escape(rest)}</p></div>'
 
 
-def _curves(sweep: Sweep) -> str:
+def _curves(sweep: Sweep, split: str) -> str:
+    """Interactive curves; beside training, this split's are shown at first."""
     runs = [*sweep.runs, *sweep.unfinished]
     there = {metric for run in runs for _, metric in run.curves}
     if not there & payload.METRICS.keys():
@@ -164,8 +194,8 @@ def _curves(sweep: Sweep) -> str:
         if metric in there
     )
     ticks = (
-        *(("show-train", "training (dashed)", True), ("show-val", "val (dotted)", False)),
-        *(("show-test", "test (solid)", True), ("show-mean", "mean and band", True)),
+        *(("show-train", "training (dashed)", True), ("show-val", "val (dotted)", split == "val")),
+        *(("show-test", "test (solid)", split == "test"), ("show-mean", "mean and band", True)),
         *(("show-seeds", "individual seeds", False), ("log", "logarithmic", False)),
     )
     boxes = "".join(
@@ -234,9 +264,13 @@ def _table(table: Table, links: Sequence[str] = ()) -> str:
     )
 
 
-def _links(runs: Sequence[Run], folder: pathlib.Path) -> list[str]:
-    """Addresses of the runs' folders relative to the report; odd bytes in names stay themselves."""
-    paths = (os.path.relpath(run.folder.resolve(), folder.resolve()) for run in runs)
+def _run_links(runs: Sequence[Run], folder: pathlib.Path) -> list[str]:
+    return _links([run.folder for run in runs], folder)
+
+
+def _links(folders: Sequence[pathlib.Path], folder: pathlib.Path) -> list[str]:
+    """Addresses of runs' folders relative to the report; odd bytes in names stay themselves."""
+    paths = (os.path.relpath(one.resolve(), folder.resolve()) for one in folders)
     return [f"./{urllib.parse.quote(os.fsencode(path))}/" for path in paths]
 
 
@@ -245,7 +279,7 @@ def _left_out(sweep: Sweep, folder: pathlib.Path) -> str:
         f"<tr><td>{escape(item.name)}</td><td>excluded</td><td>{escape(item.reason)}</td></tr>"
         for item in sweep.excluded
     ]
-    for run, link in zip(sweep.unfinished, _links(sweep.unfinished, folder), strict=True):
+    for run, link in zip(sweep.unfinished, _run_links(sweep.unfinished, folder), strict=True):
         step, reason = run.status.get("step", 0), run.status.get("reason", "")
         told = f"step {step} of {run.steps}" + (f"; {reason}" if reason else "")
         rows.append(

@@ -5,7 +5,17 @@ import pathlib
 
 from resnet_jax import run_folder
 from resnet_jax.errors import InputError
-from resnet_jax.report import charts, html, seeds, sweep, tables, transfer, twins
+from resnet_jax.report import (
+    charts,
+    html,
+    search,
+    seeds,
+    sweep,
+    tables,
+    transfer,
+    tuned,
+    twins,
+)
 from resnet_jax.report import verdict as verdicts
 from resnet_jax.report.verdict import Verdict
 
@@ -20,7 +30,7 @@ class Paths:
         figures: PNG and SVG.
         tables: Markdown, CSV and LaTeX.
         verdict: the verdict itself.
-        text: what it comes to, in words: the verdict on depth, or on nets trained before.
+        text: what it comes to, in words: the verdict on depth, or what else the sweep asks for.
     """
 
     html: pathlib.Path
@@ -42,7 +52,8 @@ def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
         InputError: if there are no runs, or `out` cannot be written.
     """
     runs = sweep.load(root)
-    verdict = verdicts.judge(runs)
+    verdict = verdicts.judge(tuned.without(runs, tuned.read(root)))
+    found = search.findings(runs) or tuned.findings(runs) or transfer.findings(runs)
     out = root / "report" if out is None else out
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -52,15 +63,16 @@ def write_report(root: pathlib.Path, out: pathlib.Path | None = None) -> Paths:
                     old.unlink()
         run_folder.write_json(out / "verdict.json", verdict.as_dict(), durable=False)
         figures = charts.save_all(runs, out / "figures")
-        transferred = transfer.findings(runs)
-        own = list(transferred.tables) if transferred else []
+        own = list(found.tables) if found else []
         more = [table for table in (twins.table(runs), seeds.table(runs)) if table]
         written = tables.save_all(runs, out / "tables", own + more) if runs.groups else []
         grids = [p for p in figures if p.suffix == ".svg" and p.stem in charts.GRIDS]
-        html.save(runs, verdict, out / "report.html", grids, more, transferred)
+        html.save(runs, verdict, out / "report.html", grids, more, found)
     except OSError as error:
         raise InputError(f"--out={out} cannot be written: {error}; choose another") from error
-    text = "\n".join(transferred.sentences) if transferred else verdict.text
+    text = "\n".join(found.sentences) if found else verdict.text
+    if found and found.asks_for_depth:
+        text += f"\n{verdict.text}"
     return Paths(
         *(out / "report.html", out / "verdict.json", tuple(figures), tuple(written)), verdict, text
     )

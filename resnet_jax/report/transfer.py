@@ -10,6 +10,7 @@ from typing import Any
 
 from resnet_jax import run_folder
 from resnet_jax.report import intervals, records, tables, twins
+from resnet_jax.report.findings import Findings
 from resnet_jax.report.groups import Group
 from resnet_jax.report.records import Run
 from resnet_jax.report.sweep import Sweep
@@ -63,14 +64,6 @@ class Entry:
     def accuracies(self) -> dict[int, float]:
         """Percent of the test images, by seed."""
         return {seed: 100 - error for seed, error in self.group.final("test").items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Findings:
-    """What a report says of nets that were trained before, in sentences and tables."""
-
-    sentences: tuple[str, ...]
-    tables: tuple[Table, ...]
 
 
 def entries(sweep: Sweep) -> list[Entry]:
@@ -178,7 +171,7 @@ def findings(sweep: Sweep) -> Findings | None:
     if not found:
         return None
     made = (table(sweep, found), paired_table(sweep, found), cost_table(sweep, found))
-    return Findings(tuple(sentences(found)), tuple(one for one in made if one))
+    return Findings(QUESTION, tuple(sentences(found)), tuple(one for one in made if one))
 
 
 def table(sweep: Sweep, found: Sequence[Entry]) -> Table:
