@@ -93,7 +93,8 @@ def work(
     code = search.work()
     if code != command.INTERRUPTED and study.trials():
         report(workdir)
-    return code
+    # Asked to stop when the last trial was over, nothing else is to be begun.
+    return command.INTERRUPTED if search.requests else code
 
 
 def require_own(workdir: pathlib.Path) -> None:

@@ -610,9 +610,9 @@ def test_a_database_that_cannot_be_used_is_refused_without_its_password(tmp_path
         assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
 
 
-def search_command(*arguments):
+def search_command(*arguments, module="search"):
     return subprocess.run(
-        [sys.executable, "-m", "experiments.search", *arguments],
+        [sys.executable, "-m", f"experiments.{module}", *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -641,6 +641,25 @@ def test_a_search_that_cannot_be_made_ends_with_one_line_and_code_2(tmp_path, ch
     assert done.returncode == command.BAD_INPUT
     assert done.stderr.startswith(words) and len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.glob("s/trial-*"))
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        ("search", (), "error: --search is missing: a file, as configs/search_plain56.py"),
+        ("search", ("--search=configs/none.py",), "error: --search=configs/none.py cannot be read"),
+        ("tuned_degradation", ("--seeds=0,1000",), "error: --seeds has 1000, which the searches"),
+        ("tuned_degradation", ("--families=plane",), "error: --families must be plain, residual"),
+        ("tuned_degradation", ("--depths=21",), "error: config.model.depth must be 6n + 2"),
+    ],
+)
+def test_a_command_that_cannot_be_followed_ends_with_one_line_and_code_2(
+    tmp_path, module, arguments, words
+):
+    done = search_command(*arguments, f"--workdir={tmp_path / 's'}", module=module)
+    assert done.returncode == command.BAD_INPUT
+    assert done.stderr.startswith(words) and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_search_trains_real_runs_finds_the_rate_that_learns_and_reports_it(tmp_path):
