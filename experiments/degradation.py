@@ -8,7 +8,7 @@ does not; test errors of ResNet-20/32/44/56/110 are 8.75, 7.51, 7.17, 6.97 and 6
 
 import functools
 
-from experiments import run
+from experiments import command_line
 from experiments.grid import Grid, he_2015, twins
 
 GRID = Grid(
@@ -18,4 +18,4 @@ GRID = Grid(
 )
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

@@ -8,7 +8,7 @@ eighteen runs share one recipe to the letter.
 
 import functools
 
-from experiments import degradation, run
+from experiments import command_line, degradation
 from experiments.grid import of_depth, twins
 
 GRID = degradation.GRID._replace(
@@ -16,4 +16,4 @@ GRID = degradation.GRID._replace(
 )
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from configs import transfer
-from experiments import costs, run
+from experiments import command_line, costs
 from experiments.grid import Row, seeded
 from resnet_jax import command
 from resnet_jax.terminal import CONSOLE
@@ -62,7 +62,7 @@ def arms(seeds: Sequence[int], weights: str) -> list[Row]:
 
 def main() -> None:
     """The command line."""
-    sweep = run.SweepCommand("held_out", "configs/cifar_resnet20.py", SEEDS)
+    sweep = command_line.SweepCommand("held_out", "configs/cifar_resnet20.py", SEEDS)
 
     def work(argv: list[str]) -> None:
         del argv

@@ -11,7 +11,7 @@ for smaller budgets: 64x64 pixels, a twelfth of the cost. With --config.data.nam
 
 import functools
 
-from experiments import run
+from experiments import command_line
 from experiments.grid import Grid, of_depth, twins
 
 GRID = Grid(
@@ -23,4 +23,4 @@ GRID = Grid(
 )
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

@@ -9,7 +9,7 @@ for smaller budgets: 64x64 pixels, a twelfth of the cost.
 
 import functools
 
-from experiments import run
+from experiments import command_line
 from experiments.grid import Grid, of_depth
 from experiments.shortcuts import options
 
@@ -22,4 +22,4 @@ GRID = Grid(
 )
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

@@ -9,7 +9,7 @@ He et al. 2015 trained plain-110 at 0.1 to more than 60 % training error. Li et 
 
 from collections.abc import Sequence
 
-from experiments import run
+from experiments import command_line
 from experiments.grid import FAMILY_LABELS, Grid, Row, seeded
 
 LEARNING_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -39,4 +39,4 @@ def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]
 GRID = Grid(name="learning_rate_by_depth", base="configs/cifar_resnet20.py", rows=rows)
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

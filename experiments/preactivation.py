@@ -16,7 +16,7 @@ Without shortcuts all five are the same net, so `--families=plain,residual` adds
 
 from collections.abc import Sequence
 
-from experiments import run
+from experiments import command_line
 from experiments.grid import Grid, Row, variants
 
 ORDERS = (
@@ -43,4 +43,4 @@ GRID = Grid(
 )
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

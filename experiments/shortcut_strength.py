@@ -10,7 +10,7 @@ run: from 0 to 1, a plain net that becomes residual, and from 1 to 0, which ends
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import run
+from experiments import command_line
 from experiments.grid import Grid, Row, variants
 
 
@@ -48,4 +48,4 @@ GRID = Grid(
 )
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

@@ -21,7 +21,7 @@ The paper, CIFAR-10 test error in percent, median of 5 runs ("fail" is more than
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import run
+from experiments import command_line
 from experiments.grid import Grid, Row, variants
 
 
@@ -69,4 +69,4 @@ GRID = Grid(
 )
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from experiments import run
+from experiments import command_line
 from experiments.grid import Grid, Recipe, Row, he_2015, seeded
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
@@ -40,4 +40,4 @@ GRID = Grid(
 )
 
 if __name__ == "__main__":
-    run.launch(GRID)
+    command_line.launch(GRID)

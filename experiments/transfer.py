@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 
 from configs import transfer
-from experiments import costs, run
+from experiments import command_line, costs
 from experiments.grid import Row, seeded
 from resnet_jax.errors import InputError
 from resnet_jax.models import published_weights
@@ -112,7 +112,7 @@ def published(name: str) -> str:
 
 def main() -> None:
     """The command line."""
-    sweep = run.SweepCommand("transfer", "configs/transfer.py", SEEDS)
+    sweep = command_line.SweepCommand("transfer", "configs/transfer.py", SEEDS)
     backbones = flags.DEFINE_list(
         "backbones", list(BACKBONES), f"Any of {', '.join(transfer.BACKBONES)}."
     )
@@ -124,7 +124,7 @@ def main() -> None:
     def grid(seeds: Sequence[int]) -> list[Row]:
         return rows(
             backbones=backbones.value,
-            sizes=run.numbers("sizes", sizes.value),
+            sizes=command_line.numbers("sizes", sizes.value),
             seeds=seeds,
             weights=read_weights(weights.value, backbones.value),
             features_dir=str(sweep.workdir / FEATURES),

@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import run, search
+from experiments import command_line, search
 from experiments.grid import FAMILY_LABELS, Row, of_depth, seeded, twins
 from experiments.hyperparameters import space
 from resnet_jax import command, run_folder
@@ -114,7 +114,7 @@ def described(
 
 def main() -> None:
     """The command line."""
-    sweep = run.SweepCommand("tuned_degradation", "configs/cifar_resnet20.py", SEEDS)
+    sweep = command_line.SweepCommand("tuned_degradation", "configs/cifar_resnet20.py", SEEDS)
     file = flags.DEFINE_string("search", "configs/search_plain56.py", "Space, sampler, pruner.")
     trials = flags.DEFINE_integer("trials", 0, "Of each net; 0: as the search's file says.", 0)
     depths = flags.DEFINE_list("depths", [str(depth) for depth in DEPTHS], "Depths of the nets.")
@@ -129,7 +129,7 @@ def main() -> None:
             raise InputError(f"--seeds has {SEARCH_SEED}, which the searches have; use others")
         plan = space.read(pathlib.Path(file.value))
         plan = dataclasses.replace(plan, trials=trials.value or plan.trials)
-        wanted = run.numbers("depths", depths.value), families.value
+        wanted = command_line.numbers("depths", depths.value), families.value
         searches = sweep.workdir / "searches"
         base = sweep.config
         if sweep.dry_run:
