@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: each in an actor that holds its share of a node while it lasts.
+"""Runs on a Ray cluster: in actors that each hold a share of a node while there are runs for them.
 
 The grid, the run folders and the rules of resuming are those of a sweep on one machine; Ray finds
 the nodes, keeps count of cores and GPUs, and tells when a node is lost. All nodes and the command
@@ -35,6 +35,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 STAYS_HERE = [".*", "runs", "faults", "build", "dist", "tests", "docs", "**/__pycache__"]
 # How long the nodes that were seen last are taken for those that are there.
 LOOK_SECONDS = 2.0
+# How long an actor waits for another run, and a run for Ray to notice that a node is lost.
+REST_SECONDS = 5.0
 
 
 class Storage(NamedTuple):
@@ -96,6 +98,9 @@ class OnRay:
                 "`ray start`, or leave --address out for this machine alone"
             ) from error
         self._looked, self._width = -LOOK_SECONDS, 0
+        # Whose run has just ended: starting an actor takes seconds, in which its cores stand idle.
+        self._resting: list[tuple[Any, float]] = []
+        self._pause_until = 0.0
         if gpus is None:
             gpus = float(any(node.get("GPU", 0) for node in self._nodes()))
         self._need = {"CPU": cores, "GPU": gpus}
@@ -121,23 +126,42 @@ class OnRay:
 
     def has_room(self) -> bool:
         """As `slots.Executor`."""
-        return self._running < self.width
+        return self._running < self.width and time.monotonic() >= self._pause_until
 
     def start(self, run: PlannedRun) -> slots.Job:
         """As `slots.Executor`."""
-        actor = self._ray.remote(Runner).options(
-            num_cpus=self._need["CPU"],
-            num_gpus=self._need["GPU"],
-            max_concurrency=4,
-            max_restarts=0,
-        )
-        process = RemoteProcess(self._ray, actor.remote(), run, self._need, self._storage)
+        actor = self._resting.pop()[0] if self._resting else self._made()
+        process = RemoteProcess(self._ray, actor, run, self._need, self._storage)
         self._running += 1
         return slots.Job(run, slots.Slot("ray", (), {}), process, waits=process.waits)
+
+    def _made(self) -> Any:
+        return (
+            self._ray.remote(Runner)
+            .options(
+                num_cpus=self._need["CPU"],
+                num_gpus=self._need["GPU"],
+                max_concurrency=4,
+                max_restarts=0,
+            )
+            .remote()
+        )
 
     def release(self, job: slots.Job) -> None:
         """As `slots.Executor`."""
         self._running -= 1
+        assert isinstance(job.process, RemoteProcess)
+        now = time.monotonic()
+        # There is no run left for those that have rested long, and others may need their place.
+        for actor, since in self._resting:
+            if now - since > REST_SECONDS:
+                self._ray.kill(actor)
+        self._resting = [rest for rest in self._resting if now - rest[1] <= REST_SECONDS]
+        if job.process.actor is not None:
+            self._resting.append((job.process.actor, now))
+        else:
+            # Until Ray has noticed too, it would begin the run there again.
+            self._pause_until = now + REST_SECONDS
 
     def close(self) -> None:
         """As `slots.Executor`."""
@@ -177,6 +201,9 @@ class RemoteProcess:
         run: that it shall work on.
         need: resources of one run.
         storage: as in `OnRay`.
+
+    Attributes:
+        actor: None once it is gone.
     """
 
     def __init__(
@@ -187,7 +214,7 @@ class RemoteProcess:
         need: dict[str, float],
         storage: Storage | None = None,
     ):
-        self._ray, self._actor, self._storage, self._name = ray, actor, storage, run.name
+        self._ray, self.actor, self._storage, self._name = ray, actor, storage, run.name
         folder = str(run.folder.absolute())
         if storage:
             storage.followed.push(run.name)
@@ -210,8 +237,7 @@ class RemoteProcess:
                 self._ended = self._ray.get(self._code)
             except self._ray.exceptions.RayActorError:
                 # The node, or the way to it: whatever is left of the run there saves and ends.
-                self._ended = slots.LOST
-            self._ray.kill(self._actor)
+                self._end(slots.LOST)
             if self._storage:
                 self._storage.followed.fetch(self._name)
         return self._ended
@@ -219,10 +245,14 @@ class RemoteProcess:
     def send_signal(self, number: int, /) -> None:
         """As `slots.Process`."""
         if self.waits():
-            self._ended = -number
-            self._ray.kill(self._actor)
-        else:
-            self._actor.signal.remote(int(number))
+            self._end(-number)
+        elif self.actor is not None:
+            self.actor.signal.remote(int(number))
+
+    def _end(self, code: int) -> None:
+        self._ended = code
+        self._ray.kill(self.actor)
+        self.actor = None
 
     def kill(self) -> None:
         """As `slots.Process`."""
@@ -230,7 +260,7 @@ class RemoteProcess:
 
 
 class Runner:
-    """On a node: one run's process. Ray makes an actor of it; its methods run in threads."""
+    """On a node: one run's process at a time. Ray makes an actor of it, with threads for calls."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
@@ -254,7 +284,11 @@ class Runner:
                 self._process = slots.start(here, slot, config)
                 for number in self._asked:
                     self._process.send_signal(number)
-            return self._process.wait()
+            code = self._process.wait()
+            with self._lock:
+                self._process = None
+                self._asked.clear()
+            return code
 
     def signal(self, number: int) -> None:
         """Sends the process a signal, as soon as there is one."""

@@ -90,7 +90,7 @@ def test_a_node_that_is_lost_in_mid_sweep_costs_no_result(cluster, tmp_path):
     work.board.show = show_and_lose_a_node
     assert work.work() == 0
     ((victim, node),) = lost
-    assert victim.losses == 1 and victim.failures == 0
+    assert 1 <= victim.losses <= 2 and victim.failures == 0
     again = nodes_of(victim)
     assert again[0] == node and len(again) == 2 and again[1] != node
     native = [run_folder.attempts(r.folder)[0]["native"] for r in (runs[0], local[0])]
@@ -125,6 +125,17 @@ def test_stopping_a_sweep_on_ray_saves_its_runs_and_leaves_the_others(cluster, t
         if planned.status["state"] == "stopped":
             step = planned.status["step"]
             assert (planned.folder / run_folder.CHECKPOINTS / str(step)).is_dir()
+
+
+def test_runs_that_follow_one_another_on_a_place_share_its_actor(cluster, tmp_path, monkeypatch):
+    made, make = [], on_ray.OnRay._made
+    monkeypatch.setattr(on_ray.OnRay, "_made", lambda self: made.append(1) or make(self))
+    runs = plan(base(), rows(0, 1, 2), tmp_path)
+    executor = on_ray.OnRay(None, cores=1, gpus=0, most=1)
+    assert run.Sweep(runs, executor, retries=0, title="test").work() == 0
+    assert len(made) == 1
+    assert {planned.status["state"] for planned in runs} == {"completed"}
+    assert len({nodes_of(planned)[0] for planned in runs}) == 1
 
 
 def test_the_command_line_sweeps_on_a_cluster_of_its_own_and_writes_the_report(tmp_path):
