@@ -152,16 +152,20 @@ class OnRay:
         self._running -= 1
         assert isinstance(job.process, RemoteProcess)
         now = time.monotonic()
-        # There is no run left for those that have rested long, and others may need their place.
-        for actor, since in self._resting:
-            if now - since > REST_SECONDS:
-                self._ray.kill(actor)
-        self._resting = [rest for rest in self._resting if now - rest[1] <= REST_SECONDS]
         if job.process.actor is not None:
             self._resting.append((job.process.actor, now))
         else:
             # Until Ray has noticed too, it would begin the run there again.
             self._pause_until = now + REST_SECONDS
+
+    def tend(self) -> None:
+        """As `slots.Executor`: actors that no run has come for; others may need their place."""
+        resting, self._resting = self._resting, []
+        for actor, since in resting:
+            if time.monotonic() - since > REST_SECONDS:
+                self._ray.kill(actor)
+            else:
+                self._resting.append((actor, since))
 
     def close(self) -> None:
         """As `slots.Executor`."""

@@ -66,6 +66,7 @@ class Sweep:
                 self._heed_requests()
                 self._collect()
                 self._begin()
+                self.executor.tend()
                 self.board.show()
                 time.sleep(POLL_SECONDS)
         finally:

@@ -102,6 +102,9 @@ class Executor(Protocol):
     def release(self, job: Job) -> None:
         """Takes back the place of a job that has ended."""
 
+    def tend(self) -> None:
+        """Lets go of what has had no use for a while; called again and again."""
+
     def close(self) -> None:
         """Lets go of everything; no job runs any more."""
 
@@ -128,6 +131,9 @@ class Local:
     def release(self, job: Job) -> None:
         """As `Executor`."""
         self._free.append(job.slot)
+
+    def tend(self) -> None:
+        """As `Executor`."""
 
     def close(self) -> None:
         """As `Executor`."""
