@@ -12,6 +12,7 @@ Reference: Moritz et al. 2018, "Ray: A Distributed Framework for Emerging AI App
 import contextlib
 import fcntl
 import importlib.util
+import logging
 import os
 import pathlib
 import signal
@@ -29,6 +30,7 @@ from resnet_jax import mirror
 from resnet_jax.config import RunConfig
 from resnet_jax.errors import InputError, first_line
 
+LOG = logging.getLogger(__name__)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Not sent to the nodes: large, of this machine alone, or results. The CPU extension is sent; it
 # runs on all of one architecture, and where it cannot be loaded runs go on without it.
@@ -86,7 +88,10 @@ class OnRay:
         alone = address is None and "RAY_ADDRESS" not in os.environ
         # Nothing of Ray's own is put in front of the sweep's table.
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-        options |= {"include_dashboard": False} if alone else {"address": address or "auto"}
+        if alone:  # "local": without an address, Ray would take any cluster that it finds here
+            options |= {"address": "local", "include_dashboard": False}
+        else:
+            options["address"] = address or "auto"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"  # what is sent is said here
         source = {"env_vars": {"PYTHONPATH": str(ROOT)}} if alone else _source()
@@ -239,7 +244,8 @@ class RemoteProcess:
         if self._ended is None and self._is_there(self._code):
             try:
                 self._ended = self._ray.get(self._code)
-            except self._ray.exceptions.RayActorError:
+            except self._ray.exceptions.RayActorError as error:
+                LOG.warning("%s was lost with its actor: %s", self._name, first_line(error))
                 # The node, or the way to it: whatever is left of the run there saves and ends.
                 self._end(slots.LOST)
             if self._storage:

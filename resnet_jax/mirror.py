@@ -256,9 +256,12 @@ def _is_checkpoint(name: str) -> bool:
 
 
 def _order(name: str) -> tuple[int, str]:
-    """Checkpoints first; what says how far a run is, last."""
+    """Checkpoints after the records that lead up to them; what says how far a run is, last.
+
+    A run drops records that are newer than its checkpoint, and could not make up for missing ones.
+    """
     last = name.rpartition("/")[2] in (run_folder.STATUS, run_folder.HEARTBEAT)
-    return (0 if _is_checkpoint(name) else 2 if last else 1), name
+    return (1 if _is_checkpoint(name) else 2 if last else 0), name
 
 
 def _stamp(path: pathlib.Path) -> Stamp:

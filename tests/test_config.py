@@ -738,7 +738,8 @@ class _Reads(ast.NodeVisitor):
         self.generic_visit(node)
         (target,) = node.targets
         pairs = [(target, node.value)]
-        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+        tuples = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+        if tuples and not any(isinstance(part, ast.Starred) for part in node.value.elts):
             pairs = zip(target.elts, node.value.elts, strict=True)
         for name, value in pairs:
             if isinstance(name, ast.Name):
