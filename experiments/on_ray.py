@@ -34,7 +34,11 @@ LOG = logging.getLogger(__name__)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Not sent to the nodes: large, of this machine alone, or results. The CPU extension is sent; it
 # runs on all of one architecture, and where it cannot be loaded runs go on without it.
-STAYS_HERE = [".*", "runs", "faults", "build", "dist", "tests", "docs", "**/__pycache__"]
+STAYS_HERE = [
+    "/.*/",  # not ".*", which is also the folder itself
+    *(f"/{name}" for name in ("runs", "faults", "build", "dist", "tests", "docs")),
+    "**/__pycache__",
+]
 # How long the nodes that were seen last are taken for those that are there.
 LOOK_SECONDS = 2.0
 # How long an actor waits for another run, and a run for Ray to notice that a node is lost.

@@ -552,7 +552,9 @@ def test_training_checks_the_net_unless_told_not_to(tmp_path, monkeypatch):
         loop, "train", lambda *a, examine, **k: examined.append(examine) or {"state": "completed"}
     )
     monkeypatch.setattr(main, "_config_and_workdir", lambda given: (validate({}), tmp_path))
+    monkeypatch.setattr(main, "_trains_together", lambda: False)
     monkeypatch.setattr(main, "_MODE", type("Flag", (), {"value": "train"}))
+    monkeypatch.setattr(main, "_WORKDIR", type("Flag", (), {"value": None}))
     monkeypatch.setattr(main.terminal, "print_outcome", lambda *a: None)
     main.main(["main.py"])
     (examine,) = examined

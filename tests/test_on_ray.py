@@ -36,6 +36,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 def cluster(monkeypatch):
     """A head without cores and two nodes with one each; runs take a core each."""
     monkeypatch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # nodes have what they are sent
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     made.workers = [made.add_node(num_cpus=1) for _ in range(2)]
     monkeypatch.setenv("RAY_ADDRESS", made.address)
