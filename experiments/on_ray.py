@@ -98,7 +98,10 @@ class OnRay:
             options["address"] = address or "auto"
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"  # what is sent is said here
-        source = {"env_vars": {"PYTHONPATH": str(ROOT)}} if alone else _source()
+        # On this machine workers inherit the path; an environment of their own takes them seconds.
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+        source = {} if alone else _source()
         try:
             ray.init(runtime_env=source, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
