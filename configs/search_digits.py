@@ -8,25 +8,14 @@ evaluations, and nothing is pruned before the rate has dropped, for till then lo
 
 from typing import Any
 
+from configs import search_plain56
+
 
 def get_search() -> dict[str, Any]:
     """The search, as plain data."""
-    return {
-        "base": "configs/digits.py",
-        # A linear warm-up of 0 steps is none.
-        "changes": {
-            "optimizer.warmup": "linear",
-            "optimizer.warmup_steps": 0,
-            "optimizer.warmup_learning_rate": 0.0,
-        },
-        "space": {
-            "optimizer.learning_rate": {"log_uniform": (0.001, 1.0)},
-            "optimizer.weight_decay": {"log_uniform": (1e-5, 1e-2)},
-            "optimizer.warmup_steps": {"int": (0, 40)},
-        },
-        "sampler": {"name": "TPE", "n_startup_trials": 6, "multivariate": True},
-        "pruner": {"name": "Median", "n_startup_trials": 5, "n_warmup_steps": 90},
-        "evaluations": 2,
-        "seed": 0,
-        "trials": 16,
-    }
+    search = search_plain56.get_search()
+    search["base"] = "configs/digits.py"
+    search["space"]["optimizer.warmup_steps"] = {"int": (0, 40)}
+    search["sampler"]["n_startup_trials"] = 6
+    search["pruner"]["n_warmup_steps"] = 90
+    return {**search, "evaluations": 2, "trials": 16}

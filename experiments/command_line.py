@@ -11,7 +11,6 @@ what failed. Ctrl-C stops all runs with a checkpoint. `--dry-run` only tells wha
 Exit codes: 0 all runs have a result, 1 some failed, 2 bad input, 75 stopped.
 """
 
-import contextlib
 import pathlib
 import signal
 import subprocess
@@ -23,7 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from experiments import estimate, on_ray, on_slurm, slots
-from experiments.grid import Grid, Row
+from experiments.grid import FAMILY_LABELS, Grid, Row
 from experiments.plan import PlannedRun, plan
 from experiments.run import HANG_AFTER, Sweep
 from resnet_jax import command, mirror
@@ -44,7 +43,7 @@ class SweepCommand:
         self._config = config_flags.DEFINE_config_file("config", base, "What all runs share.")
         self._workdir = flags.DEFINE_string("workdir", f"runs/{name}", "The sweep's folder.")
         self._seeds = flags.DEFINE_list("seeds", [str(s) for s in seeds], "One run each.")
-        self._jobs = flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0)
+        self._jobs, self._retries, self._hang_after = define_running()
         self._executor = flags.DEFINE_enum(
             "executor", "local", ["local", "ray", "slurm"], "What begins the runs."
         )
@@ -61,15 +60,6 @@ class SweepCommand:
             flags.DEFINE_alias(name.replace("_", "-"), name)
         self._sbatch = flags.DEFINE_multi_string(
             "sbatch", [], "Further options of the Slurm array, for example --time=8:00:00."
-        )
-        self._retries = flags.DEFINE_integer(
-            "retries", 1, "How often a failed run is tried again.", 0
-        )
-        self._hang_after = flags.DEFINE_float(
-            "hang_after",
-            HANG_AFTER,
-            "Seconds without a step, after which a run hangs.",
-            1.0,
         )
         self._force = flags.DEFINE_bool("force", False, "Replace runs whose config has changed.")
         self._dry_run = flags.DEFINE_bool("dry_run", False, "Only print the grid, with its cost.")
@@ -127,15 +117,14 @@ class SweepCommand:
             # With Ray, nodes keep their runs themselves, and what is here only follows.
             follows = mirror.is_remote(url) and self._executor.value == "ray"
             passed_over = mirror.HEAVY if follows else ()
-            with mirror.opened(url, passed_over=passed_over) as (folder, kept):
-                copy = (kept.fetch if follows else kept.push) if kept else None
-                with kept.kept(copy) if kept and copy else contextlib.nullcontext():
-                    code = self.work(
-                        rows(self.seeds),
-                        folder,
-                        afterwards=afterwards,
-                        storage=on_ray.Storage(url, kept) if kept and follows else None,
-                    )
+            copying = mirror.Mirror.fetch if follows else mirror.Mirror.push
+            with mirror.opened(url, passed_over=passed_over, copying=copying) as (folder, kept):
+                code = self.work(
+                    rows(self.seeds),
+                    folder,
+                    afterwards=afterwards,
+                    storage=on_ray.Storage(url, kept) if kept and follows else None,
+                )
             sys.exit(code)
 
         command.run(main)
@@ -159,13 +148,9 @@ class SweepCommand:
         Raises:
             InputError: if flags or rows are not valid.
         """
-        runs = plan(self.config, rows, folder, force=self._force.value and not self.dry_run)
         self._check_flags()
+        runs = plan(self.config, rows, folder, force=self._force.value and not self.dry_run)
         if self._executor.value == "slurm" and not self.dry_run:
-            if mirror.is_remote(self._workdir.value):
-                raise InputError(
-                    f"--workdir={self._workdir.value} must be a folder with --executor=slurm"
-                )
             on_slurm.write(
                 runs,
                 folder,
@@ -176,6 +161,7 @@ class SweepCommand:
             )
             return 0
         executor: slots.Executor
+        places: Sequence[slots.Slot] = ()
         if self._executor.value == "ray":
             executor = on_ray.OnRay(
                 self._address.value,
@@ -185,9 +171,11 @@ class SweepCommand:
                 storage=storage,
             )
         else:
-            executor = slots.Local(slots.available(self._jobs.value))
+            places = slots.available(self._jobs.value)
+            executor = slots.Local(places)
         if self.dry_run:
-            estimate.show(runs, slots.available(0)[0], executor.width)
+            # Of a cluster's nodes none is at hand: what this machine takes stands for them.
+            estimate.show(runs, (places or slots.available(0))[0], executor.width)
             return 0
         sweep = Sweep(
             runs,
@@ -224,6 +212,10 @@ class SweepCommand:
                     f"--{name} has no effect with --executor={executor}; it is for "
                     f"{' and '.join(executors)}"
                 )
+        if executor == "slurm" and mirror.is_remote(self._workdir.value):
+            raise InputError(
+                f"--workdir={self._workdir.value} must be a folder with --executor=slurm"
+            )
         gpus = self._gpus.value or 0
         if gpus != int(gpus) and (gpus > 1 or executor == "slurm"):
             raise InputError(
@@ -231,21 +223,45 @@ class SweepCommand:
             )
 
 
+def define_running() -> tuple[
+    flags.FlagHolder[int], flags.FlagHolder[int], flags.FlagHolder[float]
+]:
+    """Defines the flags of whatever works off runs: --jobs, --retries and --hang_after."""
+    return (
+        flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0),
+        flags.DEFINE_integer("retries", 1, "How often a failed run is tried again.", 0),
+        flags.DEFINE_float(
+            "hang_after", HANG_AFTER, "Seconds without a step, after which a run hangs.", 1.0
+        ),
+    )
+
+
 def launch(grid: Grid) -> None:
     """The command line of a module with a grid of depths and families."""
     sweep = SweepCommand(grid.name, grid.base, grid.seeds)
     depths = flags.DEFINE_list("depths", [str(d) for d in grid.depths], "Depths of the nets.")
-    families = flags.DEFINE_list("families", list(grid.families), "plain, residual.")
+    kinds = flags.DEFINE_list("families", list(grid.families), "plain, residual.")
 
     def rows(seeds: Sequence[int]) -> list[Row]:
-        unknown = set(families.value) - {"plain", "residual"}
-        if unknown:
-            raise InputError(f"--families must be plain, residual or both, got {unknown.pop()!r}")
         return grid.rows(
-            depths=numbers("depths", depths.value), families=families.value, seeds=seeds
+            depths=numbers("depths", depths.value),
+            families=families(kinds.value),
+            seeds=seeds,
         )
 
     sweep.launch(rows)
+
+
+def families(texts: Sequence[str]) -> Sequence[str]:
+    """The families that --families lists.
+
+    Raises:
+        InputError: if one is none.
+    """
+    unknown = set(texts) - set(FAMILY_LABELS)
+    if unknown:
+        raise InputError(f"--families must be plain, residual or both, got {unknown.pop()!r}")
+    return texts
 
 
 def numbers(name: str, texts: Sequence[str]) -> list[int]:

@@ -87,6 +87,20 @@ def seeded(label: str, seeds: Sequence[int], overrides: dict[str, Any]) -> list[
     return [Row(f"{label}-seed{seed}", {**overrides, "train.seed": seed}) for seed in seeds]
 
 
+def nets(
+    recipe: Recipe, *, depths: Sequence[int], families: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """What each net changes, by its label; as `twins`, without seeds."""
+    return {
+        f"{FAMILY_LABELS[family]}-{depth}": {
+            **recipe(depth),
+            "model.residual": family == "residual",
+        }
+        for depth in depths
+        for family in families
+    }
+
+
 def twins(
     recipe: Recipe, *, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]
 ) -> list[Row]:
@@ -98,16 +112,8 @@ def twins(
         families: 'plain', 'residual' or both.
         seeds: one run each.
     """
-    return [
-        row
-        for depth in depths
-        for family in families
-        for row in seeded(
-            f"{FAMILY_LABELS[family]}-{depth}",
-            seeds,
-            {**recipe(depth), "model.residual": family == "residual"},
-        )
-    ]
+    found = nets(recipe, depths=depths, families=families).items()
+    return [row for label, net in found for row in seeded(label, seeds, net)]
 
 
 def variants(

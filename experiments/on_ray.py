@@ -94,16 +94,15 @@ class OnRay:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if alone:  # "local": without an address, Ray would take any cluster that it finds here
             options |= {"address": "local", "include_dashboard": False}
+            # Workers inherit the path; an environment of their own takes them seconds.
+            paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         else:
-            options["address"] = address or "auto"
+            options |= {"address": address or "auto", "runtime_env": _source()}
+            os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"  # what is sent is said here
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"  # what is sent is said here
-        # On this machine workers inherit the path; an environment of their own takes them seconds.
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-        source = {} if alone else _source()
         try:
-            ray.init(runtime_env=source, **options)
+            ray.init(**options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"--address={address}: Ray does not answer ({first_line(error)}); start it with "

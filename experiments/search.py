@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from experiments import run, slots
+from experiments import command_line, run, slots
 from experiments.hyperparameters import database, space
 from experiments.hyperparameters.space import SearchPlan
 from experiments.hyperparameters.study import Study
@@ -126,9 +126,7 @@ def main() -> None:
     file = flags.DEFINE_string("search", None, "The search's file, as configs/search_plain56.py.")
     workdir = flags.DEFINE_string("workdir", "runs/search", "The search's folder.")
     trials = flags.DEFINE_integer("trials", 0, "In all; 0: as the search's file says.", 0)
-    flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0)
-    flags.DEFINE_integer("retries", 1, "How often a failed run is tried again.", 0)
-    flags.DEFINE_float("hang_after", run.HANG_AFTER, "Seconds without a step: it hangs.", 1.0)
+    command_line.define_running()
     define_settings()
 
     try:

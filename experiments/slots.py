@@ -1,10 +1,8 @@
 """Where runs are placed on this machine: one on each accelerator, or on each processor core."""
 
-import ctypes
 import dataclasses
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import time
@@ -210,10 +208,8 @@ def _settle(cores: tuple[int, ...]) -> Callable[[], None]:
     def settle() -> None:
         if cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, cores)
-        if sys.platform == "linux":
-            # If the runner is killed, its runs save and end instead of going on unattended.
-            set_parent_death_signal = 1
-            ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        # If the runner is killed, its runs save and end instead of going on unattended.
+        stopping.end_with_parent()
 
     return settle
 

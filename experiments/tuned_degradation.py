@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from experiments import command_line, search
-from experiments.grid import FAMILY_LABELS, Row, of_depth, seeded, twins
+from experiments.grid import Row, nets, of_depth, seeded, twins
 from experiments.hyperparameters import space
 from resnet_jax import command, run_folder
 from resnet_jax.errors import InputError
@@ -30,23 +30,6 @@ SEARCH_SEED = 1000
 SEEDS = (0, 1, 2)
 DEPTHS = (20, 56)
 FAMILIES = ("plain", "residual")
-
-
-def nets(depths: Sequence[int], families: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What makes each net, by label.
-
-    Args:
-        depths: of the nets.
-        families: 'plain', 'residual' or both.
-    """
-    return {
-        f"{FAMILY_LABELS[family]}-{depth}": {
-            **of_depth(depth),
-            "model.residual": family == "residual",
-        }
-        for depth in depths
-        for family in families
-    }
 
 
 def tuned_label(label: str) -> str:
@@ -69,7 +52,7 @@ def rows(
         recipes: what each net's own recipe changes, by the net's label.
     """
     found = twins(of_depth, depths=depths, families=families, seeds=seeds)
-    for label, net in nets(depths, families).items():
+    for label, net in nets(of_depth, depths=depths, families=families).items():
         found += seeded(tuned_label(label), seeds, {**net, **recipes.get(label, {})})
     return found
 
@@ -123,20 +106,21 @@ def main() -> None:
 
     def work(argv: list[str]) -> None:
         del argv
-        if set(families.value) - set(FAMILIES):
-            raise InputError(f"--families must be plain, residual or both, got {families.value}")
         if SEARCH_SEED in sweep.seeds:
             raise InputError(f"--seeds has {SEARCH_SEED}, which the searches have; use others")
         plan = space.read(pathlib.Path(file.value))
         plan = dataclasses.replace(plan, trials=trials.value or plan.trials)
-        wanted = command_line.numbers("depths", depths.value), families.value
+        wanted = (
+            command_line.numbers("depths", depths.value),
+            command_line.families(families.value),
+        )
         searches = sweep.workdir / "searches"
         base = sweep.config
         if sweep.dry_run:
             sweep.work(rows(*wanted, sweep.seeds, {}), sweep.workdir / "nets")
             CONSOLE.print(f"before them {plan.trials} trials of each net, each as long as a run")
             return
-        labels = nets(*wanted)
+        labels = nets(of_depth, depths=wanted[0], families=wanted[1])
         bases = {
             label: space.changed(base, {**net, "train.seed": SEARCH_SEED})
             for label, net in labels.items()

@@ -6,7 +6,6 @@ decided together, for a process that goes another way than the others hangs them
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import pathlib
@@ -20,6 +19,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import numpy as np
 
+from resnet_jax import stopping
 from resnet_jax.errors import InputError, WiringError, first_line
 
 Value = TypeVar("Value")
@@ -228,11 +228,9 @@ def watched() -> Callable[[], object]:
     if child == 0:
         # Its own session: Ctrl-C reaches the parent alone, which passes it on, once.
         os.setsid()
-        if sys.platform == "linux":
-            set_parent_death_signal = 1
-            ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-            if os.getppid() != parent:
-                os.kill(os.getpid(), signal.SIGTERM)
+        stopping.end_with_parent()
+        if os.getppid() != parent:  # it has ended already
+            os.kill(os.getpid(), signal.SIGTERM)
         return lambda: os.write(join, b"+")
 
     def pass_on(number: int, frame: object) -> None:

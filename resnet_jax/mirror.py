@@ -200,13 +200,17 @@ class Mirror:
 
 @contextlib.contextmanager
 def opened(
-    folder: str, *, passed_over: Sequence[str] = ()
+    folder: str,
+    *,
+    passed_over: Sequence[str] = (),
+    copying: Callable[["Mirror"], None] | None = None,
 ) -> Iterator[tuple[pathlib.Path, Mirror | None]]:
     """A folder to work in, for one that may be in object storage; kept there at the end.
 
     Args:
         folder: a path, or the storage's name of it.
         passed_over: as in `Mirror`.
+        copying: `Mirror.fetch` or `Mirror.push`, every few seconds meanwhile; None for neither.
 
     Yields:
         The folder, or its copy here, and the mirror, if there is one.
@@ -232,7 +236,8 @@ def opened(
             "see whether the bucket and your credentials are right"
         ) from error
     try:
-        yield local, mirror
+        with mirror.kept(lambda: copying(mirror)) if copying else contextlib.nullcontext():
+            yield local, mirror
     finally:
         try:
             mirror.push()
@@ -246,9 +251,8 @@ def opened(
 @contextlib.contextmanager
 def worked_on(folder: str) -> Iterator[pathlib.Path]:
     """A folder to work in, as `opened`, which is kept in the storage every few seconds."""
-    with opened(folder) as (local, mirror):
-        with mirror.kept(mirror.push) if mirror else contextlib.nullcontext():
-            yield local
+    with opened(folder, copying=Mirror.push) as (local, _):
+        yield local
 
 
 def _is_checkpoint(name: str) -> bool:

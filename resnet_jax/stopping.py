@@ -1,8 +1,10 @@
 """Requests to stop. Light to import, so that a command listens before its heavy imports."""
 
 import contextlib
+import ctypes
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM)
@@ -45,6 +47,13 @@ class StopRequest:
         self._asked = True
         # Not by sys.stderr, which the signal may have come to while it was being written to.
         os.write(2, b"stopping at the next step; again to stop at once\n")
+
+
+def end_with_parent() -> None:
+    """Has the kernel ask this process to stop when the one that began it ends; Linux alone."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 @contextlib.contextmanager

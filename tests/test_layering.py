@@ -15,7 +15,7 @@ ALLOWED = {
     "files": set(),
     "stopping": set(),
     "environment": {"config", "files", "native"},
-    "hosts": {"errors"},
+    "hosts": {"errors", "stopping"},
     "mirror": {"run_folder", "errors", "files"},
     "run_folder": {"errors", "files"},
     "terminal": {"run_folder"},
@@ -28,7 +28,7 @@ ALLOWED = {
     "models": {"config", "errors", "native"},
     "models/torch_weights.py": {"errors", "files"},
     "models/published_weights.py": {"config", "errors", "files"},
-    "metrics": {"config", "run_folder", "errors"},
+    "metrics": {"config", "run_folder", "errors", "files"},
     "train": {"data", "models", "metrics", "native", "parallel", "environment", "hosts"} | BASE,
     "analysis": {"models", "config", "native", "errors"},
     "analysis/inference.py": {"data", "models", "train", "parallel", "environment", "command"}

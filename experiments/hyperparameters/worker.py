@@ -1,6 +1,5 @@
 """Works off a search's trials: each an ordinary run, beside any number of other workers."""
 
-import fcntl
 import pathlib
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from experiments.hyperparameters import findings, objective
 from experiments.hyperparameters.space import SearchPlan, resolve
 from experiments.hyperparameters.study import Claim, Study
 from experiments.plan import PlannedRun, enqueue, plan
-from resnet_jax import run_folder
+from resnet_jax import files, run_folder
 from resnet_jax.terminal import CONSOLE
 
 # Between looks at what other workers have left.
@@ -190,8 +189,7 @@ def write(
         base: the config that all trials share.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / WRITING).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers may end at once
+    with files.one_at_a_time(workdir / WRITING):  # several workers may end at once
         trials: list[dict[str, Any]] = study.trials()
         for trial in trials:
             trial["folder"] = folder_name(trial["number"])
@@ -215,6 +213,5 @@ def _net(base: ml_collections.ConfigDict, search: SearchPlan) -> str:
 
 def report(workdir: pathlib.Path) -> None:
     """Writes a folder's report, one worker after the other, in a process of its own."""
-    with (workdir / WRITING).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with files.one_at_a_time(workdir / WRITING):
         subprocess.run([sys.executable, "-m", "resnet_jax.report", str(workdir)], check=True)

@@ -4,7 +4,6 @@ Each library is imported by the run that asks for it, and by no other.
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import pathlib
@@ -14,7 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from resnet_jax import run_folder
+from resnet_jax import files, run_folder
 from resnet_jax.config.tracking import SQLITE
 from resnet_jax.metrics.telling import Entry, Keep, Outcome, Record, TrackedRun, scalars
 
@@ -124,8 +123,7 @@ class MLflow:
             return
         file = pathlib.Path(self._uri.removeprefix(SQLITE)).absolute()
         file.parent.mkdir(parents=True, exist_ok=True)
-        with open(f"{file}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with files.one_at_a_time(file.with_name(f"{file.name}.lock")):
             yield
 
     def _log(self, values: Sequence[tuple[str, float, int]]) -> None:
