@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from experiments import slots
 from experiments.plan import PlannedRun
-from resnet_jax import mirror
+from resnet_jax import command, mirror
 from resnet_jax.config import RunConfig
 from resnet_jax.errors import InputError, first_line
 
@@ -261,7 +261,7 @@ class RemoteProcess:
     def send_signal(self, number: int, /) -> None:
         """As `slots.Process`."""
         if self.waits():
-            self._end(-number)
+            self._end(command.INTERRUPTED)  # whatever the signal: there was nothing to save
         elif self.actor is not None:
             self.actor.signal.remote(int(number))
 

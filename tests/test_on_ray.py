@@ -30,6 +30,7 @@ pytestmark = [
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 from ray.cluster_utils import Cluster  # noqa: E402
+from ray.util import placement_group  # noqa: E402
 
 
 @pytest.fixture
@@ -108,20 +109,24 @@ def test_a_node_that_is_lost_in_mid_sweep_costs_no_result(cluster, tmp_path):
 
 
 def test_stopping_a_sweep_on_ray_saves_its_runs_and_leaves_the_others(cluster, tmp_path):
-    runs = plan(small(), rows(0, 1, 2), tmp_path)
+    runs = plan(small(), rows(0, 1, 2, 3), tmp_path)
+    cluster.add_node(num_cpus=1)
     work = sweep(runs)
+    # Someone else has the third node, so the third run is asked for and not begun.
+    assert placement_group([{"CPU": 1}]).wait(30)
     show = work.board.show
 
     def show_and_stop():
         show()
         begun = [r for r in runs if r.status["state"] == "running" and r.status["step"]]
         if len(begun) == 2 and not work.requests:
+            assert len(work.running) == 3
             work.stop(signal.SIGINT, None)
 
     work.board.show = show_and_stop
     assert work.work() == 75
     states = sorted(r.status["state"] for r in runs)
-    assert states == ["queued", "stopped", "stopped"]
+    assert states == ["queued", "queued", "stopped", "stopped"]
     for planned in runs:
         if planned.status["state"] == "stopped":
             step = planned.status["step"]
