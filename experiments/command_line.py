@@ -11,6 +11,7 @@ what failed. Ctrl-C stops all runs with a checkpoint. `--dry-run` only tells wha
 Exit codes: 0 all runs have a result, 1 some failed, 2 bad input, 75 stopped.
 """
 
+import math
 import pathlib
 import signal
 import subprocess
@@ -36,10 +37,11 @@ class SweepCommand:
         name: of the sweep's folder.
         base: path of the config file that all runs share.
         seeds: one run each, if --seeds does not say otherwise.
+        in_order: begin the runs in the order of the rows, not the costliest first.
     """
 
-    def __init__(self, name: str, base: str, seeds: Sequence[int]):
-        self.name = name
+    def __init__(self, name: str, base: str, seeds: Sequence[int], *, in_order: bool = False):
+        self.name, self._in_order = name, in_order
         self._config = config_flags.DEFINE_config_file("config", base, "What all runs share.")
         self._workdir = flags.DEFINE_string("workdir", f"runs/{name}", "The sweep's folder.")
         self._seeds = flags.DEFINE_list("seeds", [str(s) for s in seeds], "One run each.")
@@ -60,6 +62,9 @@ class SweepCommand:
             flags.DEFINE_alias(name.replace("_", "-"), name)
         self._sbatch = flags.DEFINE_multi_string(
             "sbatch", [], "Further options of the Slurm array, for example --time=8:00:00."
+        )
+        self._minutes = flags.DEFINE_float(
+            "minutes", None, "After which all runs save and end, to be gone on with later.", 0.0
         )
         self._force = flags.DEFINE_bool("force", False, "Replace runs whose config has changed.")
         self._dry_run = flags.DEFINE_bool("dry_run", False, "Only print the grid, with its cost.")
@@ -113,21 +118,32 @@ class SweepCommand:
 
         def main(argv: list[str]) -> None:
             del argv
-            url = self._workdir.value
-            # With Ray, nodes keep their runs themselves, and what is here only follows.
-            follows = mirror.is_remote(url) and self._executor.value == "ray"
-            passed_over = mirror.HEAVY if follows else ()
-            copying = mirror.Mirror.fetch if follows else mirror.Mirror.push
-            with mirror.opened(url, passed_over=passed_over, copying=copying) as (folder, kept):
-                code = self.work(
-                    rows(self.seeds),
-                    folder,
-                    afterwards=afterwards,
-                    storage=on_ray.Storage(url, kept) if kept and follows else None,
-                )
-            sys.exit(code)
+            sys.exit(self.work_below(rows(self.seeds), afterwards=afterwards))
 
         command.run(main)
+
+    def work_below(
+        self,
+        rows: Sequence[Row],
+        folder: str = "",
+        *,
+        afterwards: Callable[[Sequence[PlannedRun]], None] = lambda runs: None,
+    ) -> int:
+        """Works off rows in the sweep's folder, which may be in object storage; as `work`.
+
+        Args:
+            rows: of the grid.
+            folder: the name of one below it, for sweeps of several parts.
+            afterwards: as in `launch`.
+        """
+        url = self._workdir.value.rstrip("/") + (f"/{folder}" if folder else "")
+        # With Ray, nodes keep their runs themselves, and what is here only follows.
+        follows = mirror.is_remote(url) and self._executor.value == "ray"
+        passed_over = mirror.HEAVY if follows else ()
+        copying = mirror.Mirror.fetch if follows else mirror.Mirror.push
+        with mirror.opened(url, passed_over=passed_over, copying=copying) as (here, kept):
+            storage = on_ray.Storage(url, kept) if kept and follows else None
+            return self.work(rows, here, afterwards=afterwards, storage=storage)
 
     def work(
         self,
@@ -149,7 +165,8 @@ class SweepCommand:
             InputError: if flags or rows are not valid.
         """
         self._check_flags()
-        runs = plan(self.config, rows, folder, force=self._force.value and not self.dry_run)
+        force = self._force.value and not self.dry_run
+        runs = plan(self.config, rows, folder, force=force, in_order=self._in_order)
         if self._executor.value == "slurm" and not self.dry_run:
             on_slurm.write(
                 runs,
@@ -183,6 +200,7 @@ class SweepCommand:
             retries=self._retries.value,
             title=self.name,
             hang_after=self._hang_after.value,
+            minutes=math.inf if self._minutes.value is None else self._minutes.value,
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, sweep.stop)
@@ -205,6 +223,7 @@ class SweepCommand:
             "cpus_per_run": ("ray", "slurm"),
             "gpus_per_run": ("ray", "slurm"),
             "sbatch": ("slurm",),
+            "minutes": ("local", "ray"),
         }
         for name, executors in effects.items():
             if flags.FLAGS[name].present and executor not in executors:

@@ -19,7 +19,7 @@ from resnet_jax.errors import InputError
 # Runs that were replaced by --force go here; reports leave hidden folders out.
 REPLACED = ".replaced"
 # Runs' names become folders: nothing that leads elsewhere, or that is hidden.
-RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,79}")
 
 
 @dataclasses.dataclass
@@ -68,6 +68,7 @@ def plan(
     workdir: pathlib.Path,
     *,
     force: bool = False,
+    in_order: bool = False,
 ) -> list[PlannedRun]:
     """Makes the runs of a grid; writes nothing unless `force` moves replaced runs aside.
 
@@ -76,6 +77,7 @@ def plan(
         rows: names and what each run changes.
         workdir: the sweep's folder.
         force: replace runs whose config has changed, keeping the old ones in `.replaced`.
+        in_order: leave them in the rows' order.
 
     Returns:
         The runs, the costliest first, so that none of those is left over at the end; then by seed,
@@ -87,8 +89,8 @@ def plan(
     for row in rows:
         if not RUN_NAME.fullmatch(row.name):
             raise InputError(
-                f"{row.name!r} cannot be a run's name; use 1 to 80 letters, digits, '.', '_', '-', "
-                "beginning with a letter or digit"
+                f"{row.name!r} cannot be a run's name; use 1 to 80 letters, digits, '.', '_', '=', "
+                "'-', beginning with a letter or digit"
             )
     runs = [PlannedRun(row.name, workdir / row.name, _config(base, row)) for row in rows]
     changed = {}
@@ -106,7 +108,7 @@ def plan(
     for run in runs:
         if run.name in changed:
             _set_aside(run.folder, workdir / REPLACED)
-    return sorted(runs, key=lambda run: (-run.work, run.config.train.seed))
+    return runs if in_order else sorted(runs, key=lambda run: (-run.work, run.config.train.seed))
 
 
 def _config(base: ml_collections.ConfigDict, row: Row) -> RunConfig:

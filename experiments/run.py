@@ -4,6 +4,7 @@ A run that crashes, is killed or hangs takes no other with it and is tried once 
 after the other fails before its first step, the sweep stops, for something concerns them all.
 """
 
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ class Sweep:
         retries: how often a failed run is tried again.
         title: for the table.
         hang_after: seconds without a sign of life after which a run's process is killed.
+        minutes: after which all runs save and end, to be gone on with another time.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Sweep:
         retries: int,
         title: str,
         hang_after: float = HANG_AFTER,
+        minutes: float = math.inf,
     ):
         self.runs, self.retries, self.hang_after = runs, retries, hang_after
         self.executor = executor
@@ -54,6 +57,7 @@ class Sweep:
         self.early_failures = 0
         self.refused: str | None = None
         self.requests = 0  # to stop, by the user
+        self.until = time.monotonic() + 60 * minutes
         self.broken = self.ending = self.killing = False
         self.board = Board(title, runs)
 
@@ -77,7 +81,7 @@ class Sweep:
             raise InputError(self.refused)
         if self.broken:
             return 1
-        if self.requests:
+        if self.requests or (self.is_over and not self._has_succeeded()):
             return command.INTERRUPTED
         return 0 if self._has_succeeded() else 1
 
@@ -96,8 +100,13 @@ class Sweep:
         """
         self.requests += 1
 
+    @property
+    def is_over(self) -> bool:
+        """Whether its time is."""
+        return time.monotonic() >= self.until
+
     def _heed_requests(self) -> None:
-        if self.requests:
+        if self.requests or self.is_over:
             self._end()
         if self.requests > 1 and not self.killing:
             self.killing = True

@@ -14,17 +14,18 @@ from resnet_jax.report.sweep import Sweep
 Found = list[tuple[Run, dict[str, Any]]]
 
 
-def read(sweep: Sweep, file: str) -> Found:
+def read(sweep: Sweep, file: str, most: int | None = len(style.COLOURS)) -> Found:
     """The runs that were looked into, and what was found; as many as a figure can tell apart.
 
     Args:
         sweep: the runs.
         file: name of the JSON file.
+        most: of the runs, or None for all.
     """
     found = [
         (run, run_folder.read_json(run.folder / run_folder.ANALYSIS / file)) for run in sweep.runs
     ]
-    return [(run, report) for run, report in found if report][: len(style.COLOURS)]
+    return [(run, report) for run, report in found if report][:most]
 
 
 def named(run: Run) -> str:

@@ -13,6 +13,7 @@ from matplotlib.ticker import NullFormatter
 
 from resnet_jax.report import style
 from resnet_jax.report.analyses import Found, legend, named, note
+from resnet_jax.report.groups import label_of
 
 FILE = "signals.json"
 
@@ -75,6 +76,50 @@ def draw(found: Found) -> Figure:
     told = note([report for _, report in found], "{examples:,} {split} images at once")
     legend(figure, handles, told)
     return figure
+
+
+def draw_responses(found: Found) -> Figure:
+    """Responses after the last step, in the layers' order and sorted (He et al. 2015, Fig. 7).
+
+    Args:
+        found: as `analyses.read` gives it; each net has the mean over its seeds, layer by layer.
+    """
+    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
+    panels = figure.subplots(2, 1, sharey=True)
+    nets = responses(found)
+    palette = style.colours(run.depth for run, _ in found)
+    handles = []
+    for (label, plain, depth), rows in nets.items():
+        mean = rows.mean(0)
+        how: dict[str, Any] = {"color": palette[depth], "linestyle": "--" if plain else "-"}
+        for axes, is_sorted in zip(panels, (False, True), strict=True):
+            _curve(axes, list(mean), False, is_sorted, how)
+        handles.append(Line2D([], [], label=f"{style.plain_text(label)} (n = {len(rows)})", **how))
+    for axes, order in zip(
+        panels, ("layer, from the stem on", "layers, largest first"), strict=True
+    ):
+        style.clean(axes, ylabel="standard deviation")
+        axes.set_xlabel(order)
+        axes.set_ylim(bottom=0)
+    panels[0].set_title("response of each layer's BN, before addition and ReLU", fontsize=10)
+    legend(figure, handles, note([report for _, report in found], "after the last step"))
+    return figure
+
+
+def responses(found: Found) -> dict[tuple[str, bool, int], np.ndarray]:
+    """Standard deviations of layers' responses after the last step [seeds, layers].
+
+    Args:
+        found: as `analyses.read` gives it.
+
+    Returns:
+        By label, whether the net is plain, and depth.
+    """
+    nets: dict[tuple[str, bool, int], list[list[float]]] = {}
+    for run, report in _with_nan(found):
+        last = [row["response"] for row in report["moments"][-1]["layers"]]
+        nets.setdefault((label_of(run), run.family == "plain", run.depth), []).append(last)
+    return {net: np.array(rows) for net, rows in nets.items()}
 
 
 def draw_over_time(found: Found) -> Figure | None:

@@ -15,6 +15,9 @@ from resnet_jax.report.records import Run
 
 UNFINISHED = (run_folder.QUEUED, run_folder.RUNNING, run_folder.STOPPED, run_folder.FAILED)
 Key = tuple[str, ...]
+# What is compared on the same images: the size that they are brought to, which belongs to the net,
+# and what the paper leaves open.
+COMPARED = ("data.resize", "data.crop_fill", "data.train_on")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,11 +173,10 @@ def _say_commit(key: Key, majority: Key) -> str:
 
 
 def _dataset(run: Run) -> Key:
-    # The size that images are brought to belongs to the net: sizes are compared with one another.
     options = {
         k: v
         for k, v in grouping.effective(run.config).items()
-        if k.startswith("data.") and k != "data.resize"
+        if k.startswith("data.") and k not in COMPARED
     }
     prints = []
     for attempt in run.attempts:

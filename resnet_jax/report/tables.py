@@ -52,7 +52,7 @@ class Table:
     def caption(self) -> str:
         """What holds for all of it, in one line."""
         facts = "; ".join(f"{name}: {value}" for name, value in self.facts.items())
-        return " ".join([f"{facts}.", *self.notes])
+        return " ".join([*([f"{facts}."] if facts else []), *self.notes])
 
 
 def all_tables(sweep: Sweep) -> list[Table]:

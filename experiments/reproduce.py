@@ -1,0 +1,115 @@
+"""The papers' CIFAR-10 tables and figures, run by run, in as many pieces as it takes.
+
+    python -m experiments.reproduce --table=he2015_table6
+    python -m experiments.reproduce --table=he2015_fig6 --minutes=9               # and again
+    python -m experiments.reproduce --table=he2015_fig6 --iterations=4000 --depths=20,56
+
+Runs are begun in the order of what they tell: every net with the first seed before any with the
+second, shallow before deep, each plain net after its residual twin. After `--minutes` all save and
+end with exit code 75, and the same command goes on. A run's folder is all that this takes, and no
+file in it has more than 16 MB, so it can be carried to wherever an accelerator is.
+
+`--iterations` below the papers' 64,000 scales the learning rate's drops with it, and nothing else;
+such runs have a folder, and later a table's rows, of their own.
+
+`python -m experiments.reproduced FOLDER` keeps what is finished (docs/reproduction.md).
+"""
+
+import itertools
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments import ambiguities, command_line, degradation, preactivation, shortcut_variants
+from experiments.grid import Row, Rows
+from resnet_jax import command
+
+# He et al. 2015, Sec. 4.2, and He et al. 2016, appendix.
+ITERATIONS = 64_000
+MILESTONES = (32_000, 48_000)
+# Of a run: records of training, few enough to be kept, and at most so many evaluations.
+RECORDS, EVALUATIONS = 400, 64
+LEAST_EVAL_INTERVAL = 250
+
+
+class Table(NamedTuple):
+    """What a table or figure is measured with.
+
+    Attributes:
+        folder: of its runs; tables that share runs share it.
+        rows: of its grid.
+        depths: in the order in which they are begun.
+        families: the same.
+    """
+
+    folder: str
+    rows: Rows
+    depths: tuple[int, ...]
+    families: tuple[str, ...] = ("residual", "plain")
+
+
+HE_2015 = ("he2015", degradation.GRID.rows)
+TABLES = {
+    "he2015_table6": Table(*HE_2015, (20, 56, 110, 32, 44), ("residual",)),
+    "he2015_fig6": Table(*HE_2015, (20, 56, 110, 32, 44)),
+    "he2015_fig7": Table(*HE_2015, (20, 56, 110)),
+    "he2016_table1": Table("he2016_table1", shortcut_variants.rows, (110,), ("residual",)),
+    "he2016_table2": Table("he2016_table2", preactivation.rows, (110, 164), ("residual",)),
+    "ambiguities": Table("ambiguities", ambiguities.rows, (20,), ("residual",)),
+}
+
+
+def recipe(iterations: int) -> dict[str, Any]:
+    """The papers' schedule, brought to a number of iterations, and how often a run is looked at."""
+    return {
+        "train.steps": iterations,
+        "optimizer.milestones": tuple(m * iterations // ITERATIONS for m in MILESTONES),
+        "train.eval_interval": max(iterations // EVALUATIONS, LEAST_EVAL_INTERVAL),
+        "train.keep_checkpoints": 1,
+        "log.interval": max(iterations // RECORDS, 1),
+    }
+
+
+def rows(
+    table: Table, *, depths: Sequence[int], iterations: int, seeds: Sequence[int]
+) -> Iterator[Row]:
+    """A table's runs, in the order in which they are begun."""
+    for seed, depth in itertools.product(seeds, depths):
+        for name, overrides in table.rows(depths=[depth], families=table.families, seeds=[seed]):
+            yield Row(name, {**overrides, **recipe(iterations)})
+
+
+def folder_name(table: Table, iterations: int) -> str:
+    """Where its runs lie, below the sweep's folder."""
+    return table.folder + (f"_{iterations}_iterations" if iterations != ITERATIONS else "")
+
+
+def main() -> None:
+    """The command line."""
+    sweep = command_line.SweepCommand(
+        "reproduce", "configs/cifar_resnet20.py", (0, 1, 2), in_order=True
+    )
+    name = flags.DEFINE_enum("table", None, sorted(TABLES), "What to reproduce.", required=True)
+    iterations = flags.DEFINE_integer(
+        "iterations", ITERATIONS, "Of each run; the papers' schedule is scaled to it.", 4, 10**7
+    )
+    depths = flags.DEFINE_list("depths", [], "Some of the table's depths; all if not given.")
+
+    def work(argv: list[str]) -> None:
+        del argv
+        table = TABLES[name.value]
+        wanted = rows(
+            table,
+            depths=command_line.numbers("depths", depths.value) or table.depths,
+            iterations=iterations.value,
+            seeds=sweep.seeds,
+        )
+        sys.exit(sweep.work_below(list(wanted), folder_name(table, iterations.value)))
+
+    command.run(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What of the papers has been reproduced: keeps finished runs, and tells of all that are kept.
+
+    python -m experiments.reproduced runs/reproduce/he2015      # keeps what is finished there
+    python -m experiments.reproduced                            # draws and writes all of it again
+
+A run's record goes to docs/results/reproduction, in a folder of its sweep's name. From the records
+alone come the figures beside them, and the tables between `<!-- NAME: begin -->` and
+`<!-- NAME: end -->` in README.md and docs/reproduction.md, which a test holds against the records.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+from collections.abc import Iterator, Sequence
+
+from matplotlib.figure import Figure
+
+from experiments import kept
+from experiments.measured import SECTIONS, Kept
+from experiments.reproduce import ITERATIONS, TABLES
+from resnet_jax import run_folder
+from resnet_jax.errors import InputError
+from resnet_jax.report import analyses, charts, figures, records, signals, style, sweep
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results" / "reproduction"
+DOCUMENTS = (pathlib.Path("README.md"), pathlib.Path("docs/reproduction.md"))
+BLOCK = re.compile(r"(<!-- (\w+): begin -->\n).*?(<!-- \2: end -->)", re.DOTALL)
+
+
+def keep(folder: pathlib.Path, results: pathlib.Path) -> list[str]:
+    """Keeps a sweep's finished runs; returns their names.
+
+    Raises:
+        InputError: if there are none.
+    """
+    finished = []
+    for path in records.find(folder):
+        status = run_folder.read_json(path / run_folder.STATUS) or {}
+        if status.get("state") in (run_folder.COMPLETED, run_folder.DIVERGED):
+            kept.keep(path, results / folder.resolve().name / path.name)
+            finished.append(path.name)
+    if not finished:
+        raise InputError(
+            f"{folder} has no finished run; see what `status.json` says in its folders"
+        )
+    return finished
+
+
+def read(results: pathlib.Path) -> list[Kept]:
+    """All that is kept, the longest runs first.
+
+    Raises:
+        InputError: if a record cannot be used.
+    """
+    found = []
+    for folder in sorted(results.iterdir() if results.is_dir() else ()):
+        if folder.is_dir():
+            runs = sweep.load(folder)
+            for item in runs.excluded:
+                raise InputError(f"{folder / item.name} cannot be used: {item.reason}")
+            found.append(Kept(folder, runs))
+    return sorted(found, key=lambda item: -item.iterations)
+
+
+def images(all_kept: Sequence[Kept]) -> Iterator[tuple[pathlib.Path, Figure]]:
+    """Every figure, and the file that it belongs into."""
+    for item in all_kept:
+        if not item.folder.name.startswith(TABLES["he2015_fig6"].folder):
+            continue
+        main = charts.main_series(item.runs.groups)
+        top = 20.0 if item.iterations >= ITERATIONS else None  # as in the paper
+        yield item.folder / "fig6.png", figures.pair(item.runs, main, top=top)
+        found = analyses.read(item.runs, signals.FILE, most=None)
+        if found:
+            yield item.folder / "fig7.png", signals.draw_responses(found)
+
+
+def written(text: str, all_kept: Sequence[Kept], document: pathlib.Path) -> str:
+    """A document with its blocks as the records have them.
+
+    Args:
+        text: of the document.
+        all_kept: the records.
+        document: its file, from which figures are linked.
+
+    Raises:
+        InputError: if it has a block that there is no table for.
+    """
+
+    def block(match: re.Match[str]) -> str:
+        name = match[2]
+        if name not in TABLES:
+            raise InputError(
+                f"{document} has a block {name!r}, which is none of {', '.join(TABLES)}"
+            )
+        own = [item for item in all_kept if item.folder.name.startswith(TABLES[name].folder)]
+        return f"{match[1]}{SECTIONS[name](own, (ROOT / document).parent)}{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.reproduced",
+        description="Keeps finished runs, and tells of all that are kept.",
+    )
+    parser.add_argument("runs", nargs="*", type=pathlib.Path, help="sweeps whose runs to keep")
+    flags = parser.parse_args(arguments)
+    try:
+        for folder in flags.runs:
+            print(f"kept {', '.join(keep(folder, RESULTS))}")
+        all_kept = read(RESULTS)
+        for path, figure in images(all_kept):
+            style.save(figure, path)
+        for document in DOCUMENTS:
+            text = (ROOT / document).read_text()
+            run_folder.write_text(ROOT / document, written(text, all_kept, document))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

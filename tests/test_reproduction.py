@@ -1,0 +1,191 @@
+"""The papers' tables: how their runs are made, kept and told of."""
+
+import json
+import math
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import cifar_preresnet164, cifar_resnet56, cifar_resnet110
+from experiments import kept, reproduce, reproduced
+from experiments.plan import plan
+from resnet_jax import run_folder
+from resnet_jax.config import differences, validate
+from resnet_jax.errors import InputError
+from resnet_jax.report import style, sweep
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+OLD = ROOT / "docs" / "results" / "cifar10_degradation_1000_steps"
+
+
+def configs(table, iterations=reproduce.ITERATIONS, depths=None, seeds=(0,)):
+    """The configs of a table's runs, by name, in order."""
+    entry = reproduce.TABLES[table]
+    rows = reproduce.rows(entry, depths=depths or entry.depths, iterations=iterations, seeds=seeds)
+    base = cifar_resnet56.get_config()
+    runs = plan(base, list(rows), pathlib.Path("/nowhere"), in_order=True)
+    return {run.name: run.config for run in runs}
+
+
+def test_runs_begin_in_the_order_of_what_they_tell():
+    assert list(configs("he2015_fig6", depths=(20, 56), seeds=(0, 1))) == [
+        *("ResNet-20-seed0", "plain-20-seed0", "ResNet-56-seed0", "plain-56-seed0"),
+        *("ResNet-20-seed1", "plain-20-seed1", "ResNet-56-seed1", "plain-56-seed1"),
+    ]
+    depths = [config.model.depth for config in configs("he2015_table6").values()]
+    assert depths == [20, 56, 110, 32, 44]
+
+
+def test_runs_of_the_full_length_have_the_published_recipes():
+    table = configs("he2015_table6")
+    assert not differences(validate(cifar_resnet56.get_config()), table["ResNet-56-seed0"])
+    assert not differences(validate(cifar_resnet110.get_config()), table["ResNet-110-seed0"])
+    late = configs("he2016_table2")["full_preactivation-164-seed0"]
+    assert not differences(validate(cifar_preresnet164.get_config()), late)
+    # He et al. 2016, Table 1 has twelve rows; Table 2 five orders at two depths.
+    assert len(configs("he2016_table1")) == 12 and len(configs("he2016_table2")) == 10
+
+
+def test_fewer_iterations_scale_the_drops_and_nothing_else():
+    full, short = (configs("he2015_fig6", n)["plain-20-seed0"] for n in (64_000, 4_000))
+    assert differences(full, short) == [
+        "optimizer.milestones: (32000, 48000) -> (2000, 3000)",
+        "train.steps: 64000 -> 4000",
+    ]
+    assert full.optimizer.milestones == (32_000, 48_000)
+
+
+def records(steps, interval, seed=0):
+    dice = np.random.default_rng(seed)
+    return [
+        {"step": step, "split": "train", "loss": dice.random(), "error": 100 * dice.random()}
+        for step in range(interval, steps + 1, interval)
+    ]
+
+
+@pytest.mark.parametrize("interval", [100, 50, 7])
+def test_a_thinned_curve_has_the_means_of_the_whole(interval):
+    whole = records(64_000, interval)
+    thin = kept.thinned(whole)
+    assert 250 <= len(thin) <= 500 and thin[-1]["step"] == whole[-1]["step"]
+    before = 0
+    for record in thin:
+        part = [r["error"] for r in whole if before < r["step"] <= record["step"]]
+        assert record["error"] == pytest.approx(np.mean(part))
+        before = record["step"]
+
+
+def test_a_thinned_record_weighs_steps_and_keeps_what_is_not_finite_apparent():
+    whole = [
+        {"step": 10, "split": "train", "loss": 1.0, "error": 80.0, "learning_rate": 0.1},
+        {"step": 40, "split": "train", "loss": None, "error": 40.0, "learning_rate": 0.01},
+        {"step": 40, "split": "val", "loss": 2.0, "error": 50.0},
+    ]
+    first, second = kept.thinned(whole, points=1)
+    # Ten steps at 80 % and thirty at 40 %.
+    assert first["error"] == pytest.approx((10 * 80 + 30 * 40) / 40)
+    assert math.isnan(first["loss"]) and first["learning_rate"] == 0.01
+    assert second == whole[2]
+
+
+def test_pieces_are_one_attempt_and_another_machine_is_another():
+    one = {"started": "a", "commit": "c", "devices": ["cpu"], "command": ["main.py"]}
+    other = {**one, "devices": ["gpu"]}
+    found = kept.merged([one, {**one, "started": "b"}, other, {**one, "started": "d"}])
+    assert [(a["started"], a["devices"], a["pieces"]) for a in found] == [
+        ("a", ["cpu"], 3),
+        ("a", ["gpu"], 1),
+    ]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """A sweep's folder with runs that were made, one that was not finished, and signals."""
+    folder = tmp_path / "runs" / "he2015_1000_iterations"
+    for run in OLD.glob("*-seed?"):
+        shutil.copytree(run, folder / run.name)
+        layers = [
+            {"name": f"{i}", "response": 0.1 * i, "gradient": 1.0, "weight": 1.0, "dead": None,
+             "update": 1.0, "activation_gradient": 1.0}
+            for i in (1, 2, 3)
+        ]  # fmt: skip
+        moments = [{"step": step, "layers": layers} for step in (0, 500, 1000)]
+        found = {"moments": moments, "dataset": "cifar10", "commit": "0" * 40}
+        (folder / run.name / "analysis").mkdir()
+        run_folder.write_json(folder / run.name / kept.SIGNALS, found)
+    status = run_folder.read_json(folder / "plain-56-seed1" / run_folder.STATUS)
+    shutil.copytree(folder / "plain-56-seed1", folder / "plain-56-seed2")
+    stopped = {**status, "state": run_folder.STOPPED}
+    run_folder.write_json(folder / "plain-56-seed2" / run_folder.STATUS, stopped)
+    return folder
+
+
+def test_what_is_kept_of_runs_gives_the_report_that_they_give(runs, tmp_path):
+    names = reproduced.keep(runs, tmp_path / "kept")
+    assert sorted(names) == sorted(run.name for run in OLD.glob("*-seed?"))
+    small = tmp_path / "kept" / runs.name
+    assert not (small / "plain-56-seed2").exists()
+    want, got = sweep.load(runs), sweep.load(small)
+    assert [group.label for group in got.groups] == [group.label for group in want.groups]
+    for a, b in zip(got.groups, want.groups, strict=True):
+        for split in ("train", "val", "test"):
+            assert a.final(split) == pytest.approx(b.final(split))
+    assert (got.commit, got.dataset, got.hardware) == (want.commit, want.dataset, want.hardware)
+    moments = run_folder.read_json(small / "plain-20-seed0" / kept.SIGNALS)["moments"]
+    assert [moment["step"] for moment in moments] == [0, 1000]
+
+
+def test_a_table_says_of_every_number_where_it_comes_from(runs, tmp_path):
+    reproduced.keep(runs, tmp_path / "kept")
+    document = pathlib.Path("README.md")
+    text = "before\n<!-- he2015_table6: begin -->\nold\n<!-- he2015_table6: end -->\nafter\n"
+    text = reproduced.written(text, reproduced.read(tmp_path / "kept"), document)
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| ResNet-20 ")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    errors = [
+        json.loads((OLD / f"ResNet-20-seed{seed}" / "evaluation.json").read_text())["splits"][
+            "test"
+        ]
+        for seed in (0, 1)
+    ]
+    mean, sd = (f([e["error"] for e in errors]) for f in (np.mean, lambda x: np.std(x, ddof=1)))
+    assert cells[:3] == ["ResNet-20", "8.75 (as stated)", f"{mean:.2f} +- {sd:.2f}"]
+    assert cells[4:6] == ["2", "1,000"] and cells[6] == "a copy"
+    assert "AMD EPYC" in cells[7] and cells[8] == "c7e369c9ce24"
+    (missing,) = [line for line in text.splitlines() if line.startswith("| ResNet-44 ")]
+    assert [c.strip() for c in missing.strip("|").split("|")][2:] == [*"--0", *"----"]
+    assert "of 1,000 iterations: steps 1,000, not 64,000" in text and "none of ours is yet" in text
+
+
+def test_a_document_with_a_block_of_no_table_is_refused(tmp_path):
+    text = "<!-- he2015_table7: begin -->\n<!-- he2015_table7: end -->"
+    with pytest.raises(InputError, match="he2015_table7"):
+        reproduced.written(text, [], tmp_path / "README.md")
+
+
+def test_a_sweep_without_a_finished_run_is_not_kept(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(InputError, match="no finished run"):
+        reproduced.keep(tmp_path / "runs", tmp_path / "kept")
+
+
+@pytest.mark.parametrize("document", reproduced.DOCUMENTS, ids=str)
+def test_the_documents_say_what_the_records_say(document):
+    text = (ROOT / document).read_text()
+    assert reproduced.BLOCK.search(text)
+    assert reproduced.written(text, reproduced.read(reproduced.RESULTS), document) == text
+
+
+def test_the_figures_are_those_that_the_records_give(tmp_path):
+    all_kept = reproduced.read(reproduced.RESULTS)
+    for path, figure in reproduced.images(all_kept):
+        style.save(figure, tmp_path / "figure.png")
+        want, got = (np.asarray(Image.open(p), float) for p in (path, tmp_path / "figure.png"))
+        assert want.shape == got.shape
+        # Nothing but how a platform rounds the edges of lines may differ.
+        assert (abs(want - got) > 16).mean() < 1e-3, path
