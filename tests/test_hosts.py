@@ -35,7 +35,7 @@ STEPS = 40
 RECIPE = (
     "--config=configs/digits.py",
     "--config.model.depth=8",
-    "--config.model.width=0.5",
+    "--config.model.width=0.25",
     "--config.model.dtype=float64",
     f"--config.train.steps={STEPS}",
     "--config.train.batch_size=24",
@@ -74,6 +74,7 @@ def start(workdir, *flags, processes=1, devices=1, slurm=False):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_ENABLE_X64": "1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # each number of devices is compiled anew
         "XLA_FLAGS": "",
         "RESNET_JAX_NATIVE": "0",
         "PYTHONUNBUFFERED": "1",
