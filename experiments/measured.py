@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from experiments.reproduce import ITERATIONS, TABLES
 from resnet_jax.report import (
@@ -148,12 +149,17 @@ def _table(title: str, papers: Sequence[Published], all_kept: Sequence[Kept]) ->
     for paper in papers:
         measured = [
             (
-                *(paper.net, paper.words, _spread(group, "test"), _spread(group, "train")),
+                *(
+                    _named(paper.net, group),
+                    paper.words,
+                    _spread(group, "test"),
+                    _spread(group, "train"),
+                ),
                 *_origin(item, group.n),
             )
             for item in all_kept
             for group in item.runs.groups
-            if paper.is_of(group.config)
+            if paper.is_of(_at_full_width(group.config))
         ]
         nothing = (tables.NOTHING, tables.NOTHING, "0", *[tables.NOTHING] * 4)
         rows += measured or [(paper.net, paper.words, *nothing)]
@@ -161,7 +167,7 @@ def _table(title: str, papers: Sequence[Published], all_kept: Sequence[Kept]) ->
     if not any(item.iterations == ITERATIONS for item in all_kept):
         notes.append(f"Published values are of {ITERATIONS:,} iterations; none of ours is yet.")
     facts = {
-        f"of {item.iterations:,} iterations": "; ".join(
+        item.folder.name: "; ".join(
             [*_departures(item), f"data set {tables.facts(item.runs)['dataset']}"]
         )
         for item in all_kept
@@ -171,6 +177,16 @@ def _table(title: str, papers: Sequence[Published], all_kept: Sequence[Kept]) ->
     return tables.markdown(
         tables.Table("", title, columns, tuple(rows), numeric, facts, tuple(notes))
     )
+
+
+def _at_full_width(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that a published one may be compared with; what is narrower is named so."""
+    return {**config, "model": {**config["model"], "width": 1.0}}
+
+
+def _named(net: str, group: Group) -> str:
+    width = group.config["model"]["width"]
+    return net if width == 1 else f"{net}, {width:g} times as wide"
 
 
 def _spread(group: Group, split: groups.Split) -> str:

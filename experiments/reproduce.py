@@ -2,15 +2,16 @@
 
     python -m experiments.reproduce --table=he2015_table6
     python -m experiments.reproduce --table=he2015_fig6 --minutes=9               # and again
-    python -m experiments.reproduce --table=he2015_fig6 --iterations=4000 --depths=20,56
+    python -m experiments.reproduce --table=he2015_fig6 --iterations=4000 --width=0.5 --depths=20,56
 
 Runs are begun in the order of what they tell: every net with the first seed before any with the
 second, shallow before deep, each plain net after its residual twin. After `--minutes` all save and
 end with exit code 75, and the same command goes on. A run's folder is all that this takes, and no
 file in it has more than 16 MB, so it can be carried to wherever an accelerator is.
 
-`--iterations` below the papers' 64,000 scales the learning rate's drops with it, and nothing else;
-such runs have a folder, and later a table's rows, of their own.
+`--iterations` below the papers' 64,000 scales the learning rate's drops with it, and nothing else,
+`--width` the channels of all layers. Such runs have a folder, and later a table's rows, for
+themselves.
 
 `python -m experiments.reproduced FOLDER` keeps what is finished (docs/reproduction.md).
 """
@@ -61,9 +62,10 @@ TABLES = {
 }
 
 
-def recipe(iterations: int) -> dict[str, Any]:
+def recipe(iterations: int, width: float) -> dict[str, Any]:
     """The papers' schedule, brought to a number of iterations, and how often a run is looked at."""
     return {
+        "model.width": width,
         "train.steps": iterations,
         "optimizer.milestones": tuple(m * iterations // ITERATIONS for m in MILESTONES),
         "train.eval_interval": max(iterations // EVALUATIONS, LEAST_EVAL_INTERVAL),
@@ -73,17 +75,18 @@ def recipe(iterations: int) -> dict[str, Any]:
 
 
 def rows(
-    table: Table, *, depths: Sequence[int], iterations: int, seeds: Sequence[int]
+    table: Table, *, depths: Sequence[int], iterations: int, width: float, seeds: Sequence[int]
 ) -> Iterator[Row]:
     """A table's runs, in the order in which they are begun."""
     for seed, depth in itertools.product(seeds, depths):
         for name, overrides in table.rows(depths=[depth], families=table.families, seeds=[seed]):
-            yield Row(name, {**overrides, **recipe(iterations)})
+            yield Row(name, {**overrides, **recipe(iterations, width)})
 
 
-def folder_name(table: Table, iterations: int) -> str:
+def folder_name(table: Table, iterations: int, width: float) -> str:
     """Where its runs lie, below the sweep's folder."""
-    return table.folder + (f"_{iterations}_iterations" if iterations != ITERATIONS else "")
+    length = f"_{iterations}_iterations" if iterations != ITERATIONS else ""
+    return table.folder + length + (f"_width_{width:g}" if width != 1 else "")
 
 
 def main() -> None:
@@ -95,6 +98,7 @@ def main() -> None:
     iterations = flags.DEFINE_integer(
         "iterations", ITERATIONS, "Of each run; the papers' schedule is scaled to it.", 4, 10**7
     )
+    width = flags.DEFINE_float("width", 1.0, "Of all layers, as a factor.", 0.0625, 8.0)
     depths = flags.DEFINE_list("depths", [], "Some of the table's depths; all if not given.")
 
     def work(argv: list[str]) -> None:
@@ -104,9 +108,11 @@ def main() -> None:
             table,
             depths=command_line.numbers("depths", depths.value) or table.depths,
             iterations=iterations.value,
+            width=width.value,
             seeds=sweep.seeds,
         )
-        sys.exit(sweep.work_below(list(wanted), folder_name(table, iterations.value)))
+        folder = folder_name(table, iterations.value, width.value)
+        sys.exit(sweep.work_below(list(wanted), folder))
 
     command.run(work)
 

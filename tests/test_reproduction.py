@@ -22,10 +22,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 OLD = ROOT / "docs" / "results" / "cifar10_degradation_1000_steps"
 
 
-def configs(table, iterations=reproduce.ITERATIONS, depths=None, seeds=(0,)):
+def configs(table, iterations=reproduce.ITERATIONS, depths=None, seeds=(0,), width=1.0):
     """The configs of a table's runs, by name, in order."""
     entry = reproduce.TABLES[table]
-    rows = reproduce.rows(entry, depths=depths or entry.depths, iterations=iterations, seeds=seeds)
+    rows = reproduce.rows(
+        entry, depths=depths or entry.depths, iterations=iterations, width=width, seeds=seeds
+    )
     base = cifar_resnet56.get_config()
     runs = plan(base, list(rows), pathlib.Path("/nowhere"), in_order=True)
     return {run.name: run.config for run in runs}
@@ -57,6 +59,14 @@ def test_fewer_iterations_scale_the_drops_and_nothing_else():
         "train.steps: 64000 -> 4000",
     ]
     assert full.optimizer.milestones == (32_000, 48_000)
+
+
+def test_narrower_nets_are_as_narrow_and_have_a_folder_of_their_own():
+    net = configs("he2015_table6", 4_000, width=0.5)["ResNet-20-seed0"].model
+    assert (net.width, net.depth) == (0.5, 20)
+    table = reproduce.TABLES["he2015_table6"]
+    names = {reproduce.folder_name(table, n, w) for n in (4_000, 64_000) for w in (0.5, 1.0)}
+    assert len(names) == 4 and "he2015" in names
 
 
 def records(steps, interval, seed=0):
@@ -159,7 +169,7 @@ def test_a_table_says_of_every_number_where_it_comes_from(runs, tmp_path):
     assert "AMD EPYC" in cells[7] and cells[8] == "c7e369c9ce24"
     (missing,) = [line for line in text.splitlines() if line.startswith("| ResNet-44 ")]
     assert [c.strip() for c in missing.strip("|").split("|")][2:] == [*"--0", *"----"]
-    assert "of 1,000 iterations: steps 1,000, not 64,000" in text and "none of ours is yet" in text
+    assert "iterations: steps 1,000, not 64,000" in text and "none of ours is yet" in text
 
 
 def test_a_document_with_a_block_of_no_table_is_refused(tmp_path):

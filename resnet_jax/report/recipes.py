@@ -20,6 +20,7 @@ COMMON: dict[str, Any] = {
     "train.label_smoothing": 0.0,
     "train.average_decay": 0.0,
     "model.dtype": "float32",
+    "model.width": 1.0,
     "model.weights": "",
 }
 # The recipe of the CIFAR experiments, He et al. 2015, Sec. 4.2; He et al. 2016 add the warm-up.

@@ -91,8 +91,10 @@ def footnote(figure: Figure, sweep: Sweep, shown: Sequence[Group], *more: str) -
         more: phrases to stand first; empty ones are left out.
     """
     seeds = sorted({group.n for group in shown if group.n})
+    widths = sorted({float(group.config["model"].get("width", 1.0)) for group in shown} - {1.0})
     facts = [
         *more,
+        f"{' and '.join(f'{width:g}' for width in widths)} times as wide" if widths else "",
         f"n = {' to '.join(dict.fromkeys(map(str, (seeds[0], seeds[-1]))))}" if seeds else "",
         dataset_name(sweep.dataset),
         f"commit {short(sweep.commit)}",
