@@ -119,6 +119,7 @@ def test_the_command_line_writes_the_array_and_begins_nothing(tmp_path):
     ("flags", "words"),
     [
         (["--address=auto"], "--address has no effect with --executor=local; it is for ray"),
+        (["--executor=slurm", "--minutes=9"], "--minutes has no effect with --executor=slurm"),
         (["--executor=ray", "--sbatch=x"], "--sbatch has no effect with --executor=ray"),
         (["--executor=slurm", "--gpus_per_run=0.5"], "--gpus_per_run=0.5 must be a whole number"),
         (["--executor=ray", "--gpus_per_run=1.5"], "must be a whole number, or on Ray a share"),

@@ -4,6 +4,8 @@ import json
 import math
 import pathlib
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -170,6 +172,32 @@ def test_a_table_says_of_every_number_where_it_comes_from(runs, tmp_path):
     (missing,) = [line for line in text.splitlines() if line.startswith("| ResNet-44 ")]
     assert [c.strip() for c in missing.strip("|").split("|")][2:] == [*"--0", *"----"]
     assert "iterations: steps 1,000, not 64,000" in text and "none of ours is yet" in text
+
+
+def command(*flags):
+    line = [sys.executable, "-m", "experiments.reproduce", "--config=configs/digits.py", *flags]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_goes_on_where_its_time_was_over_and_what_it_made_can_be_kept(tmp_path):
+    flags = (
+        *("--table=he2015_fig6", "--iterations=8", "--width=0.25", "--depths=8", "--seeds=0"),
+        *(f"--workdir={tmp_path}", "--config.evaluation.bootstrap_samples=0"),
+    )
+    assert command(*flags, "--minutes=0").returncode == 75
+    folder = tmp_path / "he2015_8_iterations_width_0.25"
+    assert {run_folder.read_json(p)["state"] for p in folder.glob("*/status.json")} == {"queued"}
+    done = command(*flags)
+    assert done.returncode == 0, done.stderr
+    assert reproduced.keep(folder, tmp_path / "kept") == ["ResNet-8-seed0", "plain-8-seed0"]
+    (found,) = reproduced.read(tmp_path / "kept")
+    assert found.iterations == 8 and [group.n for group in found.runs.groups] == [1, 1]
+
+
+def test_a_table_that_is_none_is_refused_in_one_line():
+    done = command("--table=he2015_table7")
+    assert done.returncode == 2 and "he2015_table6" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_document_with_a_block_of_no_table_is_refused(tmp_path):

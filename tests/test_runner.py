@@ -238,6 +238,36 @@ def test_a_request_to_stop_that_comes_while_a_process_is_started_reaches_it_too(
     assert started == ["plain-8-seed0"] and time.monotonic() - began < 30
 
 
+def test_when_its_minutes_are_over_a_sweep_lets_its_runs_save_and_the_next_goes_on(
+    tmp_path, processes
+):
+    started, scripts = processes
+    patient = (
+        "import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(75)); "
+        "print('ready', file=sys.stderr, flush=True); time.sleep(60)"
+    )
+    scripts |= {f"plain-8-seed{seed}": [lambda folder: patient, finish] for seed in range(2)}
+    runs = plan(base(), rows(0, 1, 2), tmp_path)
+    sweep = run.Sweep(runs, slots.Local(PLACES), retries=0, title="test", minutes=1)
+    assert 50 < sweep.until - time.monotonic() <= 60
+    show = sweep.board.show
+
+    def let_time_pass_when_ready():
+        show()
+        logs = [r.folder / slots.LOG for r in runs]
+        if sum(log.is_file() and "ready" in log.read_text() for log in logs) == 2:
+            sweep.until = time.monotonic()
+
+    sweep.board.show = let_time_pass_when_ready
+    assert sweep.work() == 75
+    assert sorted(started) == ["plain-8-seed0", "plain-8-seed1"]
+    assert [planned.status["state"] for planned in runs] == ["queued"] * 3
+    assert work(runs, retries=0, minutes=1) == 0
+    assert len(started) == 5 and all(planned.is_finished for planned in runs)
+    # A sweep that has nothing left to do is done, however little time it has.
+    assert work(runs, minutes=0) == 0
+
+
 def test_failures_after_the_first_step_or_with_successes_between_do_not_stop_a_sweep(
     tmp_path, processes
 ):
