@@ -50,6 +50,11 @@ class Kept:
         """Of its runs."""
         return int(self.runs.groups[0].config["train"]["steps"])
 
+    @property
+    def width(self) -> float:
+        """Of its nets, as a factor."""
+        return float(self.runs.groups[0].config["model"]["width"])
+
 
 def _table_6(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
     """The residual nets of Table 6, and the plain ones of Fig. 6."""

@@ -49,7 +49,7 @@ def keep(folder: pathlib.Path, results: pathlib.Path) -> list[str]:
 
 
 def read(results: pathlib.Path) -> list[Kept]:
-    """All that is kept, the longest runs first.
+    """All that is kept, the longest runs first, and the widest nets of those.
 
     Raises:
         InputError: if a record cannot be used.
@@ -61,7 +61,7 @@ def read(results: pathlib.Path) -> list[Kept]:
             for item in runs.excluded:
                 raise InputError(f"{folder / item.name} cannot be used: {item.reason}")
             found.append(Kept(folder, runs))
-    return sorted(found, key=lambda item: -item.iterations)
+    return sorted(found, key=lambda item: (-item.iterations, -item.width))
 
 
 def images(all_kept: Sequence[Kept]) -> Iterator[tuple[pathlib.Path, Figure]]:
