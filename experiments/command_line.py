@@ -16,6 +16,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 
 import ml_collections
@@ -28,6 +29,9 @@ from experiments.plan import PlannedRun, plan
 from experiments.run import HANG_AFTER, Sweep
 from resnet_jax import command, mirror
 from resnet_jax.errors import InputError
+
+# What --minutes are counted from: a command may work off several sweeps in them.
+BEGUN = time.monotonic()
 
 
 class SweepCommand:
@@ -62,9 +66,6 @@ class SweepCommand:
             flags.DEFINE_alias(name.replace("_", "-"), name)
         self._sbatch = flags.DEFINE_multi_string(
             "sbatch", [], "Further options of the Slurm array, for example --time=8:00:00."
-        )
-        self._minutes = flags.DEFINE_float(
-            "minutes", None, "After which all runs save and end, to be gone on with later.", 0.0
         )
         self._force = flags.DEFINE_bool("force", False, "Replace runs whose config has changed.")
         self._dry_run = flags.DEFINE_bool("dry_run", False, "Only print the grid, with its cost.")
@@ -200,7 +201,7 @@ class SweepCommand:
             retries=self._retries.value,
             title=self.name,
             hang_after=self._hang_after.value,
-            minutes=math.inf if self._minutes.value is None else self._minutes.value,
+            until=until(),
         )
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, sweep.stop)
@@ -245,7 +246,14 @@ class SweepCommand:
 def define_running() -> tuple[
     flags.FlagHolder[int], flags.FlagHolder[int], flags.FlagHolder[float]
 ]:
-    """Defines the flags of whatever works off runs: --jobs, --retries and --hang_after."""
+    """Defines the flags of whatever works off runs.
+
+    Returns:
+        --jobs, --retries and --hang_after; what --minutes comes to is `until()`.
+    """
+    flags.DEFINE_float(
+        "minutes", None, "After which all runs save and end, to be gone on with later.", 0.0
+    )
     return (
         flags.DEFINE_integer("jobs", 0, "Runs at a time; 0: one a device or core.", 0),
         flags.DEFINE_integer("retries", 1, "How often a failed run is tried again.", 0),
@@ -253,6 +261,12 @@ def define_running() -> tuple[
             "hang_after", HANG_AFTER, "Seconds without a step, after which a run hangs.", 1.0
         ),
     )
+
+
+def until() -> float:
+    """When --minutes are over, from this module's import on, by `time.monotonic`."""
+    minutes = flags.FLAGS.minutes
+    return math.inf if minutes is None else BEGUN + 60 * minutes
 
 
 def launch(grid: Grid) -> None:

@@ -24,6 +24,8 @@ OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "MemoryError", "bad_alloc", "Out of memor
 MOST_LOSSES = 10
 # Processes in a row that fail without a step, after which no more are started.
 MOST_EARLY_FAILURES = 3
+# Of a limited time, in which no more are started: they would hardly get to their first step.
+LAST_SHARE = 0.1
 # Longer than any program takes to compile.
 HANG_AFTER = 1800.0
 
@@ -37,7 +39,7 @@ class Sweep:
         retries: how often a failed run is tried again.
         title: for the table.
         hang_after: seconds without a sign of life after which a run's process is killed.
-        minutes: after which all runs save and end, to be gone on with another time.
+        until: when all runs save and end, by `time.monotonic`, to be gone on with another time.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Sweep:
         retries: int,
         title: str,
         hang_after: float = HANG_AFTER,
-        minutes: float = math.inf,
+        until: float = math.inf,
     ):
         self.runs, self.retries, self.hang_after = runs, retries, hang_after
         self.executor = executor
@@ -57,7 +59,8 @@ class Sweep:
         self.early_failures = 0
         self.refused: str | None = None
         self.requests = 0  # to stop, by the user
-        self.until = time.monotonic() + 60 * minutes
+        begun = time.monotonic()
+        self.until, self._last_begin = until, begun + (1 - LAST_SHARE) * (until - begun)
         self.broken = self.ending = self.killing = False
         self.board = Board(title, runs)
 
@@ -81,7 +84,7 @@ class Sweep:
             raise InputError(self.refused)
         if self.broken:
             return 1
-        if self.requests or (self.is_over and not self._has_succeeded()):
+        if self.requests or (self._is_over and not self._has_succeeded()):
             return command.INTERRUPTED
         return 0 if self._has_succeeded() else 1
 
@@ -101,12 +104,18 @@ class Sweep:
         self.requests += 1
 
     @property
-    def is_over(self) -> bool:
-        """Whether its time is."""
-        return time.monotonic() >= self.until
+    def _may_begin(self) -> bool:
+        """Whether others are to be begun."""
+        return not (self.ending or self.requests) and time.monotonic() < self._last_begin
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether its time is, or what is left of it with nothing running."""
+        now = time.monotonic()
+        return now >= self.until or (now >= self._last_begin and not self.running)
 
     def _heed_requests(self) -> None:
-        if self.requests or self.is_over:
+        if self.requests or self._is_over:
             self._end()
         if self.requests > 1 and not self.killing:
             self.killing = True
@@ -126,7 +135,7 @@ class Sweep:
     def _begin(self) -> None:
         # A run whose process outlived an earlier runner is left alone until that has saved.
         ready = [run for run in self.waiting if run_folder.owner(run.folder) is None]
-        while ready and self.executor.has_room() and not (self.ending or self.requests):
+        while ready and self.executor.has_room() and self._may_begin:
             run = ready.pop(0)
             self.waiting.remove(run)
             self.running[run.name] = self.executor.start(run)

@@ -11,6 +11,7 @@ Exit codes: 0 all trials have a result, 1 some failed, 2 bad input, 75 stopped.
 """
 
 import dataclasses
+import math
 import pathlib
 import signal
 import sys
@@ -39,6 +40,7 @@ class Settings:
         storage: address of a database; "" is a file in the search's folder.
         retries: how often a failed run is tried again.
         hang_after: seconds without a step, after which a run hangs.
+        until: when all runs save and end, by `time.monotonic`.
         dead_after: seconds without a sign of life, after which another worker counts as dead.
     """
 
@@ -46,6 +48,7 @@ class Settings:
     storage: str = ""
     retries: int = 1
     hang_after: float = run.HANG_AFTER
+    until: float = math.inf
     dead_after: float = DEAD_AFTER
 
 
@@ -87,6 +90,7 @@ def work(
         retries=settings.retries,
         title=name,
         hang_after=settings.hang_after,
+        until=settings.until,
     )
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, search.stop)
@@ -117,8 +121,9 @@ def define_settings() -> None:
 
 def settings() -> Settings:
     """The flags' values, once they are parsed."""
-    names = [field.name for field in dataclasses.fields(Settings)]
-    return Settings(**{name: getattr(flags.FLAGS, name) for name in names})
+    names = [field.name for field in dataclasses.fields(Settings) if field.name != "until"]
+    given = {name: getattr(flags.FLAGS, name) for name in names}
+    return Settings(**given, until=command_line.until())
 
 
 def main() -> None:

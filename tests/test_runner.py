@@ -248,8 +248,9 @@ def test_when_its_minutes_are_over_a_sweep_lets_its_runs_save_and_the_next_goes_
     )
     scripts |= {f"plain-8-seed{seed}": [lambda folder: patient, finish] for seed in range(2)}
     runs = plan(base(), rows(0, 1, 2), tmp_path)
-    sweep = run.Sweep(runs, slots.Local(PLACES), retries=0, title="test", minutes=1)
-    assert 50 < sweep.until - time.monotonic() <= 60
+    sweep = run.Sweep(
+        runs, slots.Local(PLACES), retries=0, title="test", until=time.monotonic() + 60
+    )
     show = sweep.board.show
 
     def let_time_pass_when_ready():
@@ -262,10 +263,21 @@ def test_when_its_minutes_are_over_a_sweep_lets_its_runs_save_and_the_next_goes_
     assert sweep.work() == 75
     assert sorted(started) == ["plain-8-seed0", "plain-8-seed1"]
     assert [planned.status["state"] for planned in runs] == ["queued"] * 3
-    assert work(runs, retries=0, minutes=1) == 0
+    assert work(runs, retries=0, until=time.monotonic() + 60) == 0
     assert len(started) == 5 and all(planned.is_finished for planned in runs)
     # A sweep that has nothing left to do is done, however little time it has.
-    assert work(runs, minutes=0) == 0
+    assert work(runs, until=0) == 0
+
+
+def test_no_run_is_begun_when_the_time_is_nearly_over(tmp_path, processes, monkeypatch):
+    started, scripts = processes
+    scripts["plain-8-seed0"] = lambda folder: "import time; time.sleep(4); " + finish(folder)
+    runs, begun = plan(base(), rows(0, 1), tmp_path), time.monotonic()
+    monkeypatch.setattr(run, "LAST_SHARE", 0.998)  # all but the first two seconds
+    places = slots.Local(PLACES[:1])
+    assert run.Sweep(runs, places, retries=0, title="test", until=begun + 1000).work() == 75
+    assert started == ["plain-8-seed0"] and runs[0].is_finished
+    assert time.monotonic() - begun < 60
 
 
 def test_failures_after_the_first_step_or_with_successes_between_do_not_stop_a_sweep(

@@ -1,5 +1,6 @@
 """Works off a search's trials: each an ordinary run, beside any number of other workers."""
 
+import math
 import pathlib
 import signal
 import subprocess
@@ -40,6 +41,7 @@ class Search(run.Sweep):
         retries: how often a failed run is tried again.
         title: for the table.
         hang_after: seconds without a sign of life after which a run's process is killed.
+        until: as in `run.Sweep`.
     """
 
     def __init__(
@@ -53,9 +55,16 @@ class Search(run.Sweep):
         retries: int,
         title: str,
         hang_after: float = run.HANG_AFTER,
+        until: float = math.inf,
     ):
         self.begun: list[PlannedRun] = []
-        super().__init__(self.begun, executor, retries=retries, title=title, hang_after=hang_after)
+        super().__init__(
+            *(self.begun, executor),
+            retries=retries,
+            title=title,
+            hang_after=hang_after,
+            until=until,
+        )
         self.study, self.base, self.search, self.workdir = study, base, search, workdir
         self.name = title
         self.claims: dict[str, Claim] = {}
@@ -87,7 +96,7 @@ class Search(run.Sweep):
         self.study.beat()
         for name in self.running:
             self._follow(name)
-        while self._free > len(self.waiting) and not (self.ending or self.requests):
+        while self._free > len(self.waiting) and self._may_begin:
             claim = self.study.claim(but=self.given_up)
             if claim is None:
                 break
