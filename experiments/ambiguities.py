@@ -10,7 +10,7 @@ be copied. The others change one thing each:
                        all 50k? 64k iterations are 182 or 164 epochs
     black_padding      4 pixels are padded: black ones before the mean is subtracted, or zeros, the
                        mean's own value, after
-    no_decay_on_bn     a weight decay of 0.0001: of BN's scales and shifts too?
+    no_decay_on_bn     a weight decay of 0.0001: of BN's scales and shifts, and of biases, too?
     exact_statistics   BN's statistics "over a large batch" after training (the authors' README), or
                        moving averages while training
 """

@@ -3,10 +3,13 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from configs import cifar_resnet20
+from experiments.plan import plan
 from experiments.reproduce import ITERATIONS, TABLES
+from resnet_jax import run_folder
 from resnet_jax.report import (
     analyses,
     charts,
@@ -21,7 +24,9 @@ from resnet_jax.report import (
 )
 from resnet_jax.report.groups import Group
 from resnet_jax.report.published import Published
-from resnet_jax.report.sweep import Sweep
+from resnet_jax.report.records import Run
+from resnet_jax.report.sweep import Sweep, short
+from resnet_jax.report.tables import NOTHING, Table
 
 MEASURED = ("measured test error %", "measured training error %")
 ORIGIN = ("n", "iterations", "images", "hardware", "commit")
@@ -31,6 +36,7 @@ SPREAD = (
     "error over the last tenth of the steps, of augmented images."
 )
 TABLE_6, FIG_6 = f"{published.HE_2015}, Table 6", f"{published.HE_2015}, Fig. 6"
+IMAGES = {True: "original", False: "a copy", None: "not recorded"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,10 +62,11 @@ class Kept:
         return float(self.runs.groups[0].config["model"]["width"])
 
 
-def _table_6(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
+def _he_2015(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
     """The residual nets of Table 6, and the plain ones of Fig. 6."""
     papers = [paper for paper in published.PUBLISHED if paper.source == TABLE_6]
     papers += [_plain(depth) for depth in sorted(TABLES["he2015_fig6"].depths)]
+    papers = _of_grid("he2015_fig6", papers)
     return _table("He et al. 2015, Table 6 and Fig. 6: CIFAR-10", papers, all_kept)
 
 
@@ -75,50 +82,68 @@ def _he_2016(table: int, all_kept: Sequence[Kept]) -> str:
     original = [p for p in published.PUBLISHED if p.source == TABLE_6 and p.model["depth"] == 110]
     source = f"{published.HE_2016}, Table {table}"
     papers = original + [paper for paper in published.PUBLISHED if paper.source == source]
+    papers = _of_grid(f"he2016_table{table}", papers)
     return _table(f"He et al. 2016, Table {table}: CIFAR-10", papers, all_kept)
 
 
+def _of_grid(name: str, papers: Iterable[Published]) -> list[Published]:
+    """Those that a table's grid has a run of: He et al. 2016 also name what is between two rows."""
+    table = TABLES[name]
+    rows = table.rows(depths=table.depths, families=table.families, seeds=[0])
+    runs = plan(cifar_resnet20.get_config(), rows, pathlib.Path("runs"))
+    configs = [dataclasses.asdict(run.config) for run in runs]
+    return [paper for paper in papers if any(map(paper.is_of, configs))]
+
+
 def _fig_6(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
-    """The curves of the longest runs of several depths, and the verdict on them."""
-    of_depths = [item for item in all_kept if len({g.depth for g in item.runs.groups}) > 1]
-    if not of_depths:
+    """The curves of the sweep with the most nets, and the verdict on them."""
+    item = max(all_kept, key=lambda item: len(item.runs.groups), default=None)
+    if item is None:
         return NOT_RUN
-    item = of_depths[0]
+    main = charts.main_series(item.runs.groups)
     ends = "; ".join(
         f"{group.label} ends at {group.mean('train').mean:.1f} % training error"
-        for group in charts.main_series(item.runs.groups)
+        if group.n
+        else f"all {group.n_diverged} seeds of {group.label} diverged"
+        for group in main
     )
     told = [family.text for family in verdict.judge(item.runs).families]
-    return "\n\n".join([_image(item, "fig6.png", ends, near), *told]) + "\n"
+    image = _image(item, "fig6.png", ends, near)
+    return "\n\n".join([image, _caption(item, item.runs.runs), *told]) + "\n"
 
 
 def _fig_7(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
-    """The responses in the longest runs that have them, and each net's mean."""
-    for item in all_kept:
-        found = analyses.read(item.runs, signals.FILE, most=None)
-        if found:
-            break
-    else:
+    """The responses in the sweep with the most nets that have them, and each net's mean."""
+    looked = [(item, responses(item.runs)) for item in all_kept]
+    item, nets = max(looked, key=lambda pair: len(pair[1]), default=(None, []))
+    if item is None or not nets:
         return NOT_RUN
-    nets = signals.responses(found)
     rows = [
-        (label, f"{layers.mean():.3f}", *_origin(item, len(layers)))
-        for (label, _, _), layers in nets.items()
+        (
+            _named(net.label, net.runs[0].config),
+            f"{net.layers.mean():.3f}",
+            *_origin(item, net.runs),
+        )
+        for net in nets
     ]
     title = "He et al. 2015, Fig. 7: standard deviation of the layers' responses, mean over layers"
-    table = tables.Table(
-        *("fig7", title, ("net", "measured", *ORIGIN), tuple(rows), frozenset({1, 2, 3}), {}),
-        notes=("Published as curves, without numbers.",),
-    )
+    notes = (f"Published as curves, without numbers. Of {nets[0].note}.",)
+    columns = ("net", "measured", *ORIGIN)
+    table = Table("", title, columns, tuple(rows), frozenset({1, 2, 3}), _facts([item]), notes)
     ends = "; ".join(f"{row[0]} has a mean of {row[1]}" for row in rows)
     return f"{_image(item, 'fig7.png', ends, near)}\n\n{tables.markdown(table)}"
 
 
+def responses(sweep: Sweep) -> list[signals.Responses]:
+    """The layers' responses of each net after its last step, of completed runs."""
+    return signals.responses(analyses.read(sweep, signals.FILE, most=None))
+
+
 def _ambiguities(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
-    """What each reading of what the paper leaves open changes, by the longest runs."""
-    if not all_kept:
+    """What each reading of what the paper leaves open changes, by the sweep with the most."""
+    item = max(all_kept, key=lambda item: len(item.runs.groups), default=None)
+    if item is None:
         return NOT_RUN
-    item = all_kept[0]
     by_label = {group.label: group for group in item.runs.groups}
     rows = []
     for group in by_label.values():
@@ -128,19 +153,20 @@ def _ambiguities(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
         for split in ("test", "train"):
             change = intervals.difference(net.final(split), group.final(split))
             told = f"{change.mean:+.2f} ({phrases.interval(change)})"
-            cells += [_spread(group, split), tables.NOTHING if group is net else told]
-        rows.append((group.label, *cells, *_origin(item, group.n)))
+            cells += [_spread(group, split), NOTHING if group is net else told]
+        label = _named(group.label, group.config)
+        rows.append((label, *cells, *_origin(item, group.runs + group.diverged)))
     measured = [name for kind in MEASURED for name in (kind, "difference")]
     columns = ("net and reading", *measured, *ORIGIN)
     title = "What He et al. 2015 leaves open: CIFAR-10"
-    return tables.markdown(
-        tables.Table("", title, columns, tuple(rows), frozenset({1, 3, 5, 6}), {}, (SPREAD,))
-    )
+    numeric = frozenset({1, 3, 5, 6})
+    table = Table("", title, columns, tuple(rows), numeric, _facts([item]), (SPREAD,))
+    return tables.markdown(table)
 
 
 # By table; each is given the records that it is of, and the folder that figures are linked from.
 SECTIONS: dict[str, Callable[[Sequence[Kept], pathlib.Path], str]] = {
-    "he2015_table6": _table_6,
+    "he2015_table6": _he_2015,
     "he2015_fig6": _fig_6,
     "he2015_fig7": _fig_7,
     "he2016_table1": lambda all_kept, near: _he_2016(1, all_kept),
@@ -152,36 +178,27 @@ SECTIONS: dict[str, Callable[[Sequence[Kept], pathlib.Path], str]] = {
 def _table(title: str, papers: Sequence[Published], all_kept: Sequence[Kept]) -> str:
     rows: list[tuple[str, ...]] = []
     for paper in papers:
+        order = paper.model.get("activation_order", "original").replace("_", " ")
+        net = paper.net + (f", {order}" if order != "original" else "")
         measured = [
             (
-                *(
-                    _named(paper.net, group),
-                    paper.words,
-                    _spread(group, "test"),
-                    _spread(group, "train"),
-                ),
-                *_origin(item, group.n),
+                *(_named(net, group.config), paper.words),
+                *(_spread(group, "test"), _spread(group, "train")),
+                *_origin(item, group.runs + group.diverged),
             )
             for item in all_kept
             for group in item.runs.groups
             if paper.is_of(_at_full_width(group.config))
         ]
-        nothing = (tables.NOTHING, tables.NOTHING, "0", *[tables.NOTHING] * 4)
-        rows += measured or [(paper.net, paper.words, *nothing)]
+        rows += measured or [(net, paper.words, NOTHING, NOTHING, "0", *[NOTHING] * 4)]
     notes = [SPREAD]
+    if any("median" in paper.words for paper in papers):
+        notes.append("The papers' medians stand beside our means.")
     if not any(item.iterations == ITERATIONS for item in all_kept):
         notes.append(f"Published values are of {ITERATIONS:,} iterations; none of ours is yet.")
-    facts = {
-        item.folder.name: "; ".join(
-            [*_departures(item), f"data set {tables.facts(item.runs)['dataset']}"]
-        )
-        for item in all_kept
-    }
     columns = ("net", "published test error %", *MEASURED, *ORIGIN)
-    numeric = frozenset({2, 3, 4, 5})
-    return tables.markdown(
-        tables.Table("", title, columns, tuple(rows), numeric, facts, tuple(notes))
-    )
+    numeric, facts = frozenset({2, 3, 4, 5}), _facts(all_kept)
+    return tables.markdown(Table("", title, columns, tuple(rows), numeric, facts, tuple(notes)))
 
 
 def _at_full_width(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,8 +206,8 @@ def _at_full_width(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "model": {**config["model"], "width": 1.0}}
 
 
-def _named(net: str, group: Group) -> str:
-    width = group.config["model"]["width"]
+def _named(net: str, config: Mapping[str, Any]) -> str:
+    width = config["model"]["width"]
     return net if width == 1 else f"{net}, {width:g} times as wide"
 
 
@@ -200,17 +217,38 @@ def _spread(group: Group, split: groups.Split) -> str:
     return text + (f" ({group.n_diverged} diverged)" if group.n_diverged else "")
 
 
-def _origin(item: Kept, n: int) -> tuple[str, ...]:
-    """Where numbers come from, as `ORIGIN` has it."""
-    facts = tables.facts(item.runs)
-    images = "original" if item.runs.dataset.get("original") is True else "a copy"
-    return (str(n), f"{item.iterations:,}", images, facts["hardware"], facts["commit"])
+def _origin(item: Kept, runs: Sequence[Run]) -> tuple[str, ...]:
+    """Where the numbers of a net's runs come from, as `ORIGIN` has it."""
+    done = sum(run.state == run_folder.COMPLETED for run in runs)
+    hardware = sorted({name for run in runs for name in groups.hardware_of(run)})
+    commits = sorted({short(groups.commit_of(run)) for run in runs})
+    images = IMAGES[item.runs.dataset.get("original")]
+    return (str(done), f"{runs[0].steps:,}", images, "; ".join(hardware), "; ".join(commits))
 
 
-def _departures(item: Kept) -> list[str]:
-    """In what all runs depart from the papers' recipe."""
-    own = [recipes.recipe_differences(g.config, item.runs.dataset) for g in item.runs.groups]
-    return [text for text in own[0] if all(text in other for other in own)]
+def _caption(item: Kept, runs: Sequence[Run]) -> str:
+    n, iterations, _, hardware, commit = _origin(item, runs)
+    width = "" if item.width == 1 else f"nets {item.width:g} times as wide; "
+    data = tables.facts(item.runs)["dataset"]
+    return f"{n} runs of {iterations} iterations; {width}{data}; {hardware}; commit {commit}."
+
+
+def _facts(all_kept: Sequence[Kept]) -> dict[str, str]:
+    """Of each sweep: how its runs depart from the papers' recipe, and what its images are."""
+    facts = {}
+    for item in all_kept:
+        dataset = item.runs.dataset
+        own = {g.label: recipes.recipe_differences(g.config, dataset) for g in item.runs.groups}
+        shared = [t for t in next(iter(own.values())) if all(t in other for other in own.values())]
+        told = [*shared, f"data set {tables.facts(item.runs)['dataset']}"]
+        told += [
+            f"{label} alone: {text}"
+            for label, texts in own.items()
+            for text in texts
+            if text not in shared
+        ]
+        facts[item.folder.name] = "; ".join(told)
+    return facts
 
 
 def _image(item: Kept, name: str, told: str, near: pathlib.Path) -> str:

@@ -5,9 +5,11 @@
     python -m experiments.reproduce --table=he2015_fig6 --iterations=4000 --width=0.5 --depths=20,56
 
 Runs are begun in the order of what they tell: every net with the first seed before any with the
-second, shallow before deep, each plain net after its residual twin. After `--minutes` all save and
-end with exit code 75, and the same command goes on. A run's folder is all that this takes, and no
-file in it has more than 16 MB, so it can be carried to wherever an accelerator is.
+second, depths 20, 56 and 110 before those between, each plain net after its residual twin. After
+`--minutes` all save and end with exit code 75, and the same command goes on. A run's folder is all
+that this takes, and at the papers' widths no file in it has more than 16 MB, so it can be carried
+to wherever an accelerator is. Runs that shall be compared are of one commit: train in a clone or
+worktree of their own.
 
 `--iterations` below the papers' 64,000 scales the learning rate's drops with it, and nothing else,
 `--width` the channels of all layers. Such runs have a folder, and later a table's rows, for
@@ -17,6 +19,7 @@ themselves.
 """
 
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,13 +29,15 @@ from absl import flags
 from experiments import ambiguities, command_line, degradation, preactivation, shortcut_variants
 from experiments.grid import Row, Rows
 from resnet_jax import command
+from resnet_jax.errors import InputError
 
 # He et al. 2015, Sec. 4.2, and He et al. 2016, appendix.
 ITERATIONS = 64_000
 MILESTONES = (32_000, 48_000)
-# Of a run: records of training, few enough to be kept, and at most so many evaluations.
-RECORDS, EVALUATIONS = 400, 64
-LEAST_EVAL_INTERVAL = 250
+# Of a run: records of training, few enough to be kept, looks at the signals, the last of them after
+# the last step, and at most so many evaluations and checkpoints.
+RECORDS, MOMENTS, EVALUATIONS = 400, 16, 64
+LEAST_EVAL_INTERVAL, LEAST_CHECKPOINT_INTERVAL = 250, 100
 
 
 class Table(NamedTuple):
@@ -69,8 +74,10 @@ def recipe(iterations: int, width: float) -> dict[str, Any]:
         "train.steps": iterations,
         "optimizer.milestones": tuple(m * iterations // ITERATIONS for m in MILESTONES),
         "train.eval_interval": max(iterations // EVALUATIONS, LEAST_EVAL_INTERVAL),
+        "train.checkpoint_interval": max(iterations // EVALUATIONS, LEAST_CHECKPOINT_INTERVAL),
         "train.keep_checkpoints": 1,
         "log.interval": max(iterations // RECORDS, 1),
+        "log.signals_interval": max(iterations // MOMENTS, 1),
     }
 
 
@@ -81,6 +88,13 @@ def rows(
     for seed, depth in itertools.product(seeds, depths):
         for name, overrides in table.rows(depths=[depth], families=table.families, seeds=[seed]):
             yield Row(name, {**overrides, **recipe(iterations, width)})
+
+
+# The names of sweeps' folders.
+FOLDER = re.compile(
+    rf"({'|'.join({table.folder: None for table in TABLES.values()})})"
+    r"(_\d+_iterations)?(_width_[\d.]+)?"
+)
 
 
 def folder_name(table: Table, iterations: int, width: float) -> str:
@@ -104,6 +118,12 @@ def main() -> None:
     def work(argv: list[str]) -> None:
         del argv
         table = TABLES[name.value]
+        for field in recipe(iterations.value, width.value):
+            if any(given.startswith(f"--config.{field}") for given in sys.argv):
+                raise InputError(
+                    f"--config.{field} has no effect here, where all rows set it; use --iterations "
+                    "and --width, or another grid of experiments/"
+                )
         wanted = rows(
             table,
             depths=command_line.numbers("depths", depths.value) or table.depths,

@@ -13,6 +13,7 @@ from PIL import Image
 
 from configs import cifar_preresnet164, cifar_resnet56, cifar_resnet110
 from experiments import kept, reproduce, reproduced
+from experiments.measured import SECTIONS
 from experiments.plan import plan
 from resnet_jax import run_folder
 from resnet_jax.config import differences, validate
@@ -126,7 +127,8 @@ def runs(tmp_path):
             for i in (1, 2, 3)
         ]  # fmt: skip
         moments = [{"step": step, "layers": layers} for step in (0, 500, 1000)]
-        found = {"moments": moments, "dataset": "cifar10", "commit": "0" * 40}
+        about = {"examples": 128, "split": "train", "dataset": "cifar10", "commit": "0" * 40}
+        found = {**about, "moments": moments}
         (folder / run.name / "analysis").mkdir()
         run_folder.write_json(folder / run.name / kept.SIGNALS, found)
     status = run_folder.read_json(folder / "plain-56-seed1" / run_folder.STATUS)
@@ -151,27 +153,146 @@ def test_what_is_kept_of_runs_gives_the_report_that_they_give(runs, tmp_path):
     assert [moment["step"] for moment in moments] == [0, 1000]
 
 
+def cells_of(text, net):
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {net} |")]
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def final_test_errors(net):
+    """In percent, of both seeds."""
+    files = [OLD / f"{net}-seed{seed}" / "evaluation.json" for seed in (0, 1)]
+    return [json.loads(file.read_text())["splits"]["test"]["error"] for file in files]
+
+
+def changed(folder, file, **fields):
+    """A run's JSON file with other values."""
+    run_folder.write_json(folder / file, {**run_folder.read_json(folder / file), **fields})
+
+
 def test_a_table_says_of_every_number_where_it_comes_from(runs, tmp_path):
     reproduced.keep(runs, tmp_path / "kept")
     document = pathlib.Path("README.md")
     text = "before\n<!-- he2015_table6: begin -->\nold\n<!-- he2015_table6: end -->\nafter\n"
     text = reproduced.written(text, reproduced.read(tmp_path / "kept"), document)
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
-    (row,) = [line for line in text.splitlines() if line.startswith("| ResNet-20 ")]
-    cells = [cell.strip() for cell in row.strip("|").split("|")]
-    errors = [
-        json.loads((OLD / f"ResNet-20-seed{seed}" / "evaluation.json").read_text())["splits"][
-            "test"
-        ]
-        for seed in (0, 1)
-    ]
-    mean, sd = (f([e["error"] for e in errors]) for f in (np.mean, lambda x: np.std(x, ddof=1)))
+    cells = cells_of(text, "ResNet-20")
+    errors = final_test_errors("ResNet-20")
+    mean, sd = np.mean(errors), np.std(errors, ddof=1)
     assert cells[:3] == ["ResNet-20", "8.75 (as stated)", f"{mean:.2f} +- {sd:.2f}"]
     assert cells[4:6] == ["2", "1,000"] and cells[6] == "a copy"
     assert "AMD EPYC" in cells[7] and cells[8] == "c7e369c9ce24"
-    (missing,) = [line for line in text.splitlines() if line.startswith("| ResNet-44 ")]
-    assert [c.strip() for c in missing.strip("|").split("|")][2:] == [*"--0", *"----"]
+    assert cells_of(text, "ResNet-44")[2:] == [*"--0", *"----"]
     assert "iterations: steps 1,000, not 64,000" in text and "none of ours is yet" in text
+
+
+def told(runs, tmp_path, name):
+    """A section of what a sweep's folder gives."""
+    reproduced.keep(runs, tmp_path / "kept")
+    return SECTIONS[name](reproduced.read(tmp_path / "kept"), tmp_path)
+
+
+def test_fig_6_tells_the_verdict_and_what_it_is_of(runs, tmp_path):
+    text = told(runs, tmp_path, "he2015_fig6")
+    image, caption, plain, residual = text.strip().split("\n\n")
+    assert image.endswith("](kept/he2015_1000_iterations/fig6.png)")
+    assert caption.startswith("8 runs of 1,000 iterations; cifar10 (a copy")
+    assert "AMD EPYC, 1 core" in caption and caption.endswith("commit c7e369c9ce24.")
+    # The numbers of that result's own README.
+    assert "rises by 25.56 points" in plain and "20.60 to 30.53" in plain
+    assert "rises by 1.41 points" in residual
+
+
+def test_fig_7_is_of_completed_runs_after_their_last_step(runs, tmp_path):
+    (runs / "ResNet-20-seed1" / kept.SIGNALS).unlink()
+    early = run_folder.read_json(runs / "plain-20-seed1" / kept.SIGNALS)
+    changed(runs / "plain-20-seed1", kept.SIGNALS, moments=early["moments"][:2])
+    changed(runs / "plain-56-seed1", run_folder.STATUS, state=run_folder.DIVERGED)
+    text = told(runs, tmp_path, "he2015_fig7")
+    for net, n in (("ResNet-20", 1), ("ResNet-56", 2), ("plain-20", 1), ("plain-56", 1)):
+        # Responses of 0.1, 0.2 and 0.3.
+        assert cells_of(text, net)[1:4] == ["0.200", str(n), "1,000"]
+    assert "128 train images at once" in text
+
+
+def test_both_figures_are_drawn_from_records(runs, tmp_path):
+    reproduced.keep(runs, tmp_path / "kept")
+    drawn = dict(reproduced.images(reproduced.read(tmp_path / "kept")))
+    assert [path.name for path in drawn] == ["fig6.png", "fig7.png"]
+    plain, residual = drawn[tmp_path / "kept" / runs.name / "fig6.png"].axes
+    assert (plain.get_title(), residual.get_title()) == ("plain nets", "residual nets")
+    order, size = drawn[tmp_path / "kept" / runs.name / "fig7.png"].axes
+    heights = [[list(line.get_ydata()) for line in axes.lines] for axes in (order, size)]
+    assert np.allclose(heights[0], [[0.1, 0.2, 0.3]] * 4)
+    assert np.allclose(heights[1], [[0.3, 0.2, 0.1]] * 4)
+
+
+def test_each_row_has_its_own_hardware_and_what_departs_alone_is_said(runs, tmp_path):
+    for seed in (0, 1):
+        folder = runs / f"ResNet-56-seed{seed}"
+        attempt = run_folder.attempts(folder)[0]
+        changed(folder, run_folder.PROVENANCE, attempts=[{**attempt, "devices": ["H100"]}])
+        optimizer = run_folder.read_json(folder / run_folder.CONFIG)["optimizer"]
+        changed(folder, run_folder.CONFIG, optimizer={**optimizer, "momentum": 0.8})
+    text = told(runs, tmp_path, "he2015_table6")
+    assert cells_of(text, "ResNet-56")[7].startswith("H100")
+    assert cells_of(text, "ResNet-20")[7].startswith("cpu")
+    assert "ResNet-56 alone: momentum 0.8, not 0.9" in text
+
+
+def test_nets_that_diverged_are_no_number(runs, tmp_path):
+    for seed in (0, 1):
+        changed(runs / f"plain-56-seed{seed}", run_folder.STATUS, state=run_folder.DIVERGED)
+    cells = cells_of(told(runs, tmp_path, "he2015_table6"), "plain-56")
+    assert cells[2:5] == ["- (2 diverged)", "- (2 diverged)", "0"]
+    text = told(runs, tmp_path, "he2015_fig6")
+    assert "all 2 seeds of plain-56 diverged" in text and "nan" not in text
+
+
+def test_narrow_nets_are_called_so_in_every_section(runs, tmp_path):
+    for folder in runs.iterdir():
+        model = run_folder.read_json(folder / run_folder.CONFIG)["model"]
+        changed(folder, run_folder.CONFIG, model={**model, "width": 0.5})
+    for name in ("he2015_table6", "he2015_fig6", "he2015_fig7"):
+        assert "0.5 times as wide" in told(runs, tmp_path, name)
+
+
+def test_readings_are_compared_with_the_net_that_they_are_of(runs, tmp_path):
+    folder = runs.with_name("ambiguities")
+    for seed in (0, 1):
+        for net, label in (("ResNet-20", "ResNet-20"), ("plain-20", "black_padding-ResNet-20")):
+            shutil.copytree(runs / f"{net}-seed{seed}", folder / f"{label}-seed{seed}")
+    cells = cells_of(told(folder, tmp_path, "ambiguities"), "black\\_padding-ResNet-20")
+    gap = np.mean(final_test_errors("plain-20")) - np.mean(final_test_errors("ResNet-20"))
+    assert cells[2].startswith(f"{gap:+.2f} (95 % interval") and "paired over 2 seeds" in cells[2]
+
+
+def test_table_2_names_its_orders_and_every_row_of_the_grids_tables_is_there():
+    table = SECTIONS["he2016_table2"]([], ROOT)
+    assert cells_of(table, "ResNet-164, full preactivation")[1] == "5.46 (median of 5 runs)"
+    assert cells_of(table, "ResNet-110")[1].startswith("6.61")
+    rows = [line for line in table.splitlines() if line.startswith("| ResNet-")]
+    assert len(rows) == 10
+    rows = SECTIONS["he2016_table1"]([], ROOT).splitlines()
+    assert sum(", | " not in row and row.startswith("| ") for row in rows) - 2 == 12
+
+
+def test_what_does_not_fit_to_the_others_is_not_kept(runs, tmp_path):
+    folder = runs / "ResNet-20-seed1"
+    attempts = run_folder.attempts(folder)
+    other = {**attempts[0], "commit": "f" * 40}
+    changed(folder, run_folder.PROVENANCE, attempts=[*attempts, other])
+    with pytest.raises(InputError, match="ResNet-20-seed1 cannot stand beside .* from one commit"):
+        reproduced.keep(runs, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_runs_that_were_replaced_and_folders_of_no_table_are_not_kept(runs, tmp_path):
+    (runs / ".replaced").mkdir()
+    shutil.copytree(runs / "ResNet-20-seed0", runs / ".replaced" / "ResNet-20-seed0-1")
+    assert len(reproduced.keep(runs, tmp_path / "kept")) == 8
+    for folder in (runs.parent, runs / "ResNet-20-seed0", tmp_path / "nowhere"):
+        with pytest.raises(InputError, match="not a sweep's folder of experiments.reproduce"):
+            reproduced.keep(folder, tmp_path / "kept")
 
 
 def command(*flags):
@@ -194,9 +315,19 @@ def test_the_command_goes_on_where_its_time_was_over_and_what_it_made_can_be_kep
     assert found.iterations == 8 and [group.n for group in found.runs.groups] == [1, 1]
 
 
-def test_a_table_that_is_none_is_refused_in_one_line():
-    done = command("--table=he2015_table7")
-    assert done.returncode == 2 and "he2015_table6" in done.stderr
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--table=he2015_table7"], "he2015_table6"),
+        (
+            ["--table=he2015_fig6", "--config.train.steps=100"],
+            "--config.train.steps has no effect here, where all rows set it; use --iterations",
+        ),
+    ],
+)
+def test_what_names_no_table_or_has_no_effect_is_refused_in_one_line(flags, words):
+    done = command(*flags)
+    assert done.returncode == 2 and words in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -207,9 +338,9 @@ def test_a_document_with_a_block_of_no_table_is_refused(tmp_path):
 
 
 def test_a_sweep_without_a_finished_run_is_not_kept(tmp_path):
-    (tmp_path / "runs").mkdir()
+    (tmp_path / "he2015").mkdir()
     with pytest.raises(InputError, match="no finished run"):
-        reproduced.keep(tmp_path / "runs", tmp_path / "kept")
+        reproduced.keep(tmp_path / "he2015", tmp_path / "kept")
 
 
 @pytest.mark.parametrize("document", reproduced.DOCUMENTS, ids=str)

@@ -1,8 +1,8 @@
 """The figures of signals and gradients: what `resnet_jax.analysis.signals` found in runs."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from resnet_jax import run_folder
 from resnet_jax.report import style
 from resnet_jax.report.analyses import Found, legend, named, note
 from resnet_jax.report.groups import label_of
+from resnet_jax.report.records import Run
+from resnet_jax.report.sweep import Sweep
 
 FILE = "signals.json"
 
@@ -78,48 +81,68 @@ def draw(found: Found) -> Figure:
     return figure
 
 
-def draw_responses(found: Found) -> Figure:
-    """Responses after the last step, in the layers' order and sorted (He et al. 2015, Fig. 7).
+class Responses(NamedTuple):
+    """One net's responses after its last step.
 
-    Args:
-        found: as `analyses.read` gives it; each net has the mean over its seeds, layer by layer.
+    Attributes:
+        label: of its runs.
+        runs: completed ones that were looked at after their last step.
+        layers: standard deviation of each layer's BN, the mean over runs [layers].
+        note: of how many images.
     """
-    figure = Figure(figsize=(7.2, 5.6), layout="constrained")
-    panels = figure.subplots(2, 1, sharey=True)
-    nets = responses(found)
-    palette = style.colours(run.depth for run, _ in found)
-    handles = []
-    for (label, plain, depth), rows in nets.items():
-        mean = rows.mean(0)
-        how: dict[str, Any] = {"color": palette[depth], "linestyle": "--" if plain else "-"}
-        for axes, is_sorted in zip(panels, (False, True), strict=True):
-            _curve(axes, list(mean), False, is_sorted, how)
-        handles.append(Line2D([], [], label=f"{style.plain_text(label)} (n = {len(rows)})", **how))
-    for axes, order in zip(
-        panels, ("layer, from the stem on", "layers, largest first"), strict=True
-    ):
-        style.clean(axes, ylabel="standard deviation")
-        axes.set_xlabel(order)
-        axes.set_ylim(bottom=0)
-    panels[0].set_title("response of each layer's BN, before addition and ReLU", fontsize=10)
-    legend(figure, handles, note([report for _, report in found], "after the last step"))
-    return figure
+
+    label: str
+    runs: tuple[Run, ...]
+    layers: np.ndarray
+    note: str
 
 
-def responses(found: Found) -> dict[tuple[str, bool, int], np.ndarray]:
-    """Standard deviations of layers' responses after the last step [seeds, layers].
+def responses(found: Found) -> list[Responses]:
+    """What layers answer after the last step, of every net (He et al. 2015, Fig. 7).
 
     Args:
         found: as `analyses.read` gives it.
-
-    Returns:
-        By label, whether the net is plain, and depth.
     """
-    nets: dict[tuple[str, bool, int], list[list[float]]] = {}
+    nets: dict[str, Found] = {}
     for run, report in _with_nan(found):
-        last = [row["response"] for row in report["moments"][-1]["layers"]]
-        nets.setdefault((label_of(run), run.family == "plain", run.depth), []).append(last)
-    return {net: np.array(rows) for net, rows in nets.items()}
+        if run.state == run_folder.COMPLETED and report["moments"][-1]["step"] == run.steps:
+            nets.setdefault(label_of(run), []).append((run, report))
+    result = []
+    for label, members in nets.items():
+        runs, reports = zip(*members, strict=True)
+        rows = [[row["response"] for row in r["moments"][-1]["layers"]] for r in reports]
+        told = dict.fromkeys(f"{r['examples']:,} {r['split']} images at once" for r in reports)
+        result.append(Responses(label, runs, np.mean(rows, 0), ", ".join(told)))
+    return result
+
+
+def draw_responses(sweep: Sweep, nets: Sequence[Responses]) -> Figure:
+    """Responses in the layers' order, and sorted, as in He et al. 2015, Fig. 7.
+
+    Args:
+        sweep: that the nets are of.
+        nets: of it; at least one.
+    """
+    figure = Figure(figsize=(7.2, 5.8), layout="constrained")
+    panels = figure.subplots(2, 1, sharey=True)
+    palette = style.colours(net.runs[0].depth for net in nets)
+    for net in nets:
+        plain = net.runs[0].family == "plain"
+        how: dict[str, Any] = {"color": palette[net.runs[0].depth], "linewidth": 1.4}
+        how["linestyle"] = "--" if plain else "-"
+        how["label"] = f"{style.plain_text(net.label)} (n = {len(net.runs)})"
+        for axes, is_sorted in zip(panels, (False, True), strict=True):
+            _curve(axes, list(net.layers), False, is_sorted, how)
+    for axes, order in zip(panels, ("in order, from the stem on", "largest first"), strict=True):
+        style.clean(axes, ylabel="standard deviation")
+        axes.set_xlabel(f"layer, {order}")
+        axes.set_ylim(bottom=0)
+    panels[0].set_title("response of each layer's BN, before addition and ReLU", fontsize=10)
+    panels[0].legend(frameon=False, fontsize=8, ncols=2)
+    labels = {net.label for net in nets}
+    shown = [group for group in sweep.groups if group.label in labels]
+    style.footnote(figure, sweep, shown, "after the last step", nets[0].note)
+    return figure
 
 
 def draw_over_time(found: Found) -> Figure | None:
