@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from resnet_jax import run_folder
 from resnet_jax.report import style
@@ -136,6 +136,7 @@ def draw_responses(sweep: Sweep, nets: Sequence[Responses]) -> Figure:
     for axes, order in zip(panels, ("in order, from the stem on", "largest first"), strict=True):
         style.clean(axes, ylabel="standard deviation")
         axes.set_xlabel(f"layer, {order}")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(bottom=0)
     panels[0].set_title("response of each layer's BN, before addition and ReLU", fontsize=10)
     panels[0].legend(frameon=False, fontsize=8, ncols=2)
