@@ -30,13 +30,19 @@ atexit.register(shutil.rmtree, COMPILED, ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+# Two minutes each and more, the longest first.
+LONGEST = (
+    *("faults", "hosts", "on_ray", "runner", "audit", "mirror", "parallel", "transfer_grids"),
+    *("imagenet_runs", "tutorial"),
+)
 # Weights and images published elsewhere lie beside the checkout where they are at hand.
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file comes first, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_faults.py")
+    """The longest files come first, so that no process is left alone with one at the end."""
+    order = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="module")
