@@ -353,7 +353,9 @@ def test_the_documents_say_what_the_records_say(document):
 
 def test_the_figures_are_those_that_the_records_give(tmp_path):
     all_kept = reproduced.read(reproduced.RESULTS)
-    for path, figure in reproduced.images(all_kept):
+    drawn = dict(reproduced.images(all_kept))
+    assert drawn.keys() == set(reproduced.RESULTS.rglob("*.png"))
+    for path, figure in drawn.items():
         style.save(figure, tmp_path / "figure.png")
         want, got = (np.asarray(Image.open(p), float) for p in (path, tmp_path / "figure.png"))
         assert want.shape == got.shape
