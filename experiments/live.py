@@ -84,7 +84,7 @@ class Board:
 
 
 def _share(status: dict[str, Any]) -> float:
-    if status["state"] in (run_folder.COMPLETED, run_folder.DIVERGED):
+    if status["state"] in run_folder.FINISHED:
         return 1.0
     return float(status["step"] / status["steps"])
 

@@ -97,7 +97,7 @@ def _of_grid(name: str, papers: Iterable[Published]) -> list[Published]:
 
 def _fig_6(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
     """The curves of the sweep with the most nets, and the verdict on them."""
-    item = max(all_kept, key=lambda item: len(item.runs.groups), default=None)
+    item = _fullest(all_kept)
     if item is None:
         return NOT_RUN
     main = charts.main_series(item.runs.groups)
@@ -110,6 +110,11 @@ def _fig_6(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
     told = [family.text for family in verdict.judge(item.runs).families]
     image = _image(item, "fig6.png", ends, near)
     return "\n\n".join([image, _caption(item, item.runs.runs), *told]) + "\n"
+
+
+def _fullest(all_kept: Sequence[Kept]) -> Kept | None:
+    """The sweep with the most nets; of several the first."""
+    return max(all_kept, key=lambda item: len(item.runs.groups), default=None)
 
 
 def _fig_7(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
@@ -141,7 +146,7 @@ def responses(sweep: Sweep) -> list[signals.Responses]:
 
 def _ambiguities(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
     """What each reading of what the paper leaves open changes, by the sweep with the most."""
-    item = max(all_kept, key=lambda item: len(item.runs.groups), default=None)
+    item = _fullest(all_kept)
     if item is None:
         return NOT_RUN
     by_label = {group.label: group for group in item.runs.groups}

@@ -52,7 +52,7 @@ class PlannedRun:
     @property
     def is_finished(self) -> bool:
         """Whether nothing is left to do: it has completed, or diverged, which is a result too."""
-        return self.status["state"] in (run_folder.COMPLETED, run_folder.DIVERGED)
+        return self.status["state"] in run_folder.FINISHED
 
     @property
     def work(self) -> int:

@@ -30,10 +30,10 @@ from experiments import ambiguities, command_line, degradation, preactivation, s
 from experiments.grid import Row, Rows
 from resnet_jax import command
 from resnet_jax.errors import InputError
+from resnet_jax.report import recipes
 
-# He et al. 2015, Sec. 4.2, and He et al. 2016, appendix.
-ITERATIONS = 64_000
-MILESTONES = (32_000, 48_000)
+ITERATIONS: int = recipes.CIFAR["train.steps"]
+MILESTONES: tuple[int, ...] = recipes.CIFAR["optimizer.milestones"]
 # Of a run: records of training, few enough to be kept, looks at the signals, the last of them after
 # the last step, and at most so many evaluations and checkpoints.
 RECORDS, MOMENTS, EVALUATIONS = 400, 16, 64

@@ -61,14 +61,13 @@ def keep(folder: pathlib.Path, results: pathlib.Path) -> list[str]:
         for path in finished:
             kept.keep(path, draft / path.name)
         _require_usable(draft, folder)
-    for path in finished:
-        kept.keep(path, results / name / path.name)
+        shutil.copytree(draft, results / name, dirs_exist_ok=True)
     return [path.name for path in finished]
 
 
 def _is_finished(path: pathlib.Path) -> bool:
     status = run_folder.read_json(path / run_folder.STATUS) or {}
-    return status.get("state") in (run_folder.COMPLETED, run_folder.DIVERGED)
+    return status.get("state") in run_folder.FINISHED
 
 
 def _require_usable(folder: pathlib.Path, named: pathlib.Path) -> Sweep:

@@ -64,6 +64,8 @@ BEAT_SECONDS = 1.0
 # The states of status.json. Only `running` may still change by itself.
 QUEUED, RUNNING, STOPPED = "queued", "running", "stopped"
 COMPLETED, DIVERGED, FAILED = "completed", "diverged", "failed"
+# Nothing is left to do; divergence is a result too.
+FINISHED = (COMPLETED, DIVERGED)
 
 
 def predictions_of(step: int | str) -> str:

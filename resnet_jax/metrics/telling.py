@@ -13,7 +13,7 @@ Record = dict[str, Any]
 Entry = dict[str, Any]
 Keep = Callable[[Entry], None]
 
-ENDED = (run_folder.COMPLETED, run_folder.DIVERGED, run_folder.STOPPED, run_folder.FAILED)
+ENDED = (*run_folder.FINISHED, run_folder.STOPPED, run_folder.FAILED)
 # The prefix of what the final report has measured.
 FINAL = "final"
 

@@ -19,7 +19,7 @@ from resnet_jax.report.tables import NOTHING, Table, number
 QUESTION = "Which values have the lowest error on val?"
 BEST = 10
 PRUNED = "pruned"
-STATES = (run_folder.COMPLETED, run_folder.DIVERGED, PRUNED)
+STATES = (*run_folder.FINISHED, PRUNED)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -69,7 +69,7 @@ def train(
     hosts = Hosts()
     agreed = hosts.agreed(should_stop)
     status = hosts.lead(lambda: run_folder.read_json(workdir / run_folder.STATUS)) or {}
-    if status.get("state") in (run_folder.COMPLETED, run_folder.DIVERGED):
+    if status.get("state") in run_folder.FINISHED:
         LOG.info("%s is already %s; nothing to do", workdir, status["state"])
         return status
     hosts.lead(lambda: tracking.require_ready(config.log))
