@@ -46,8 +46,8 @@ def parts(experiment: "Experiment") -> dict[str, Callable[[], int]]:
     size, count = config.train.batch_size, _IMAGES.value
     random = np.random.RandomState(0)
     images: dict[str, np.ndarray] = {
-        "images": random.randint(0, 256, (count, 32, 32, 3), np.uint8),
-        "labels": random.randint(0, 10, count, np.int32),
+        "images": random.randint(0, 256, (count, 32, 32, 3)).astype(np.uint8),
+        "labels": random.randint(0, 10, count).astype(np.int32),
     }
     arrays = {**experiment.arrays, **experiment.devices.replicate(images)}
     resident = Resident(images, starts={"train": 0}, sizes={"train": count})

@@ -121,7 +121,7 @@ class Prober:
             apart = np.abs(a - b)
             worst = apart.max() / max(np.abs(b).max(), 1)
             if not worst <= TOLERANCE[self.config.dtype]:
-                where = np.unravel_index(apart.argmax(), apart.shape)
+                where = np.unravel_index(np.argmax(apart), apart.shape)
                 raise WiringError(
                     f"{place}: its {name} {how} with a constant F is not that of {formula}: "
                     f"expected {b[where]:.4g} at {list(map(int, where[1:]))}, found {a[where]:.4g}"

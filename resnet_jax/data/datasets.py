@@ -152,8 +152,8 @@ def _check(name: str, split: Split, num_classes: int) -> None:
     names, counts = np.unique(split.ids, return_counts=True)
     if len(names) < len(split):
         raise InputError(
-            f"data set {name}: example {names[counts.argmax()]} stands there {counts.max()} times; "
-            "prepare the data set again"
+            f"data set {name}: example {names[np.argmax(counts)]} stands there {np.max(counts)} "
+            "times; prepare the data set again"
         )
     published = PUBLISHED_CLASS_SIZES.get(name)
     sizes = split.class_sizes(num_classes)

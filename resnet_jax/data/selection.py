@@ -66,7 +66,7 @@ def with_ratios(name: str, split: Split, class_names: Sequence[str], config: Dat
             f"classes ({', '.join(class_names)}), got {len(ratios)}: {ratios}"
         )
     sizes = split.class_sizes(len(class_names))
-    scale = (sizes / ratios).min()
+    scale = np.min(sizes / ratios)
     kept = np.rint(scale * np.array(ratios)).astype(int)
     if not kept.all():
         empty = class_names[int(np.argmin(kept))]

@@ -50,7 +50,7 @@ def measure(matrix: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:
     precision, recall, f1, _ = score(true, predicted, **how)
     support, named, right = matrix.sum(1), matrix.sum(0), np.diag(matrix)
     accuracy = float(right.sum() / examples)
-    low, high = wilson(right.sum(), examples)
+    low, high = wilson(int(right.sum()), examples)
     return {
         "examples": examples,
         "accuracy": accuracy,
@@ -98,7 +98,7 @@ def _baseline(matrix: np.ndarray, class_names: Sequence[str], low: float) -> dic
     support = matrix.sum(1)
     share = float(support.max() / support.sum())
     return {
-        "class": class_names[int(support.argmax())],
+        "class": class_names[int(np.argmax(support))],
         "accuracy": share,
         "beaten": low > share,
     }

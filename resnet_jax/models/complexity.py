@@ -77,6 +77,7 @@ def of_parts(model: Net, image: tuple[int, int, int], *, blocks: bool = False) -
     trained = set(program.invars[: len(jax.tree.leaves(params))])
     walk, found, own = Walk(image[:2]), [], []
     known: dict[Any, Spans | None] = {program.invars[-1]: PIXEL}
+    equation: Any  # JAX types what a variable holds too widely to have a shape
     for equation in program.eqns:
         own.append(equation)
         walk.step(equation, known)

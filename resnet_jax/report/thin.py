@@ -26,7 +26,7 @@ def thin(values: np.ndarray, limit: int) -> np.ndarray:
         part = values[first:last]
         gaps = np.isnan(part)
         if gaps.any():
-            kept.add(first + int(gaps.argmax()))
+            kept.add(first + int(np.argmax(gaps)))
         if not gaps.all():
             kept |= {first + int(np.nanargmin(part)), first + int(np.nanargmax(part))}
     return np.array(sorted(kept))
