@@ -33,7 +33,8 @@ STAYS = (run_folder.LOCK,)
 HEAVY = (run_folder.CHECKPOINTS, run_folder.TENSORBOARD)
 EXTRAS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs"}
 
-Stamp = tuple[int, float]
+# Of a file here: bytes, and nanoseconds of its last change.
+Stamp = tuple[int, int]
 
 
 def is_remote(folder: str) -> bool:
@@ -61,15 +62,14 @@ class Mirror:
                 f"{', '.join(f'{name}://' for name in EXTRAS)}"
             )
         # Imported here because a second passes before it is.
-        import fsspec.config
-        from etils import epath
+        import fsspec
 
-        # Others write there too.
-        fsspec.config.conf.setdefault(kind, {}).setdefault("use_listings_cache", False)
-        self._remote, self._local, self._kind = epath.Path(remote), local, kind
+        # Listings are not kept, for others write there too.
+        self._storage, self._root = fsspec.core.url_to_fs(remote, use_listings_cache=False)
+        self._remote, self._local = remote, local
         self._passed_over = frozenset(passed_over)
         # Of each object, by name: as it was fetched, and as the file here was then or when sent.
-        self._theirs: dict[str, Stamp] = {}
+        self._theirs: dict[str, str] = {}
         self._ours: dict[str, Stamp] = {}
         self._lock = threading.Lock()
 
@@ -84,26 +84,19 @@ class Mirror:
                 if self._theirs.get(name) == stamp:
                     continue
                 with contextlib.suppress(FileNotFoundError):  # gone in the meantime
-                    self._put(name, (self._remote / name).read_bytes())
+                    self._put(name, self._storage.cat_file(f"{self._root}/{name}"))
                     self._theirs[name] = stamp
                     self._ours[name] = _stamp(self._source(name))
 
-    def _objects(self, within: str) -> dict[str, Stamp]:
-        folders = [self._remote / within if within else self._remote]
-        if not folders[0].exists():
-            return {}
+    def _objects(self, within: str) -> dict[str, str]:
+        """What identifies the content of each object, by name: in one request per thousand."""
+        top = f"{self._root}/{within}" if within else self._root
         found = {}
-        while folders:  # Path.walk is not there for all kinds
-            for path in folders.pop().iterdir():
-                name = path.relative_to(self._remote).as_posix()
-                # A key may be anything, and must not lead out of the copy.
-                if not (self._passed_over | {".."}).isdisjoint(name.split("/")):
-                    continue
-                if path.is_dir():
-                    folders.append(path)
-                else:
-                    about = path.stat()
-                    found[name] = (about.length, about.mtime)
+        for path, about in self._storage.find(top, detail=True).items():
+            name = path.removeprefix(f"{self._root}/")
+            # A key may be anything, also the folder's own, and must not lead out of the copy.
+            if name != path and (self._passed_over | {".."}).isdisjoint(name.split("/")):
+                found[name] = str(about.get("ETag") or about["etag"])  # S3 writes it its own way
         return found
 
     def _put(self, name: str, content: bytes) -> None:
@@ -131,13 +124,12 @@ class Mirror:
                 if self._ours.get(name) == stamp:
                     continue
                 with contextlib.suppress(FileNotFoundError):  # gone in the meantime
-                    content = self._read(name)
-                    (self._remote / name).parent.mkdir(parents=True, exist_ok=True)
-                    (self._remote / name).write_bytes(content)
+                    self._storage.pipe_file(f"{self._root}/{name}", self._read(name))
                     self._ours[name] = stamp
             gone = [name for name in self._ours if name.startswith(prefix) and name not in units]
             for name in gone:
-                (self._remote / name).unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):
+                    self._storage.rm_file(f"{self._root}/{name}")
                 del self._ours[name]
 
     def _units(self) -> dict[str, Stamp]:
@@ -225,11 +217,13 @@ def opened(
     scratch = pathlib.Path(tempfile.mkdtemp(prefix="resnet_jax-"))
     # With the name of the folder around it, which is that of a run's sweep.
     local = scratch.joinpath(*folder.rstrip("/").split("/")[-2:])
-    mirror = Mirror(folder, local, passed_over=passed_over)
     try:
+        mirror = Mirror(folder, local, passed_over=passed_over)
         mirror.fetch()
     except Exception as error:  # of any library behind the storage
         shutil.rmtree(scratch)
+        if isinstance(error, InputError):
+            raise
         kind = folder.partition("://")[0]
         raise InputError(
             f"--workdir={folder} cannot be read ({first_line(error)}); install {EXTRAS[kind]}, and "

@@ -192,15 +192,28 @@ def test_what_comes_back_is_what_was_sent_and_only_what_changed_is_sent_again(
     assert sent == ["a/metrics.jsonl", "a/status.json"]
     other.fetch()
     assert (tmp_path / "there/a/status.json").read_text() == "new"
-    # What followed and changed nothing sends nothing back.
+    # What followed and changed nothing sends nothing back, and fetches nothing again.
     sent.clear()
     other.push()
     assert sent == []
+    fetched = []
+    monkeypatch.setattr(mirror.Mirror, "_put", lambda self, name, content: fetched.append(name))
+    other.fetch()
+    assert fetched == []
+    # As long as before, and in the same second.
+    write(here, "a/status.json", "old")
+    monkeypatch.setattr(mirror.Mirror, "_read", lambda self, name: b"old")
+    made.push()
+    other.fetch()
+    assert fetched == ["a/status.json"]
 
 
 def test_a_key_that_leads_out_of_the_copy_is_left_alone(server, bucket, pair, tmp_path):
     made, here = pair
     server.pipe(f"{bucket}/run/../outside", b"x")
+    server.pipe(f"{bucket}/run", b"x")
+    made.fetch()
+    assert not here.exists()
     server.pipe(f"{bucket}/run/inside", b"x")
     made.fetch()
     assert [path.name for path in here.iterdir()] == ["inside"]
