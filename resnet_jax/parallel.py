@@ -88,7 +88,9 @@ class DeviceMap:
         """Compiles a per-device function into one program over all devices.
 
         Args:
-            function: takes and returns each device's share; may use collectives over `AXIS`.
+            function: takes and returns each device's share; may use collectives over `AXIS`. All
+                arrays are arguments of it: of some that it closes over, jaxlib 0.11.2 crashes where
+                there are several devices.
             inputs: one entry for each argument. Copied ones must have gone through `replicate`.
             outputs: one entry for each result (a tuple).
             donate: arguments whose memory the program may reuse.

@@ -124,25 +124,25 @@ def steps(mapping, monkeypatch, switch, *, wrap=lambda f: f, batches=3, **fields
     config = ModelConfig(**{"depth": 14, **fields})
     net = registry.functional(registry.build(config, channels=3, num_classes=10, axis_name=AXIS))
 
-    def loss(params, images, labels):
-        logits, stats = net.apply(params, net.stats, images, True)
+    def loss(params, stats, images, labels):
+        logits, stats = net.apply(params, stats, images, True)
         chosen = jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels]
         return -chosen.mean(), stats
 
-    def program(params, images, labels):
+    def program(params, stats, images, labels):
         (value, stats), gradients = jax.value_and_grad(wrap(loss), has_aux=True)(
-            params, images, labels
+            params, stats, images, labels
         )
         return (lax.pmean((value, stats, gradients), AXIS),)
 
     devices = DeviceMap(mapping)
-    compiled = devices.compile(program, inputs=(None, 0, 0), outputs=(None,))
-    params = devices.replicate(net.params)
+    compiled = devices.compile(program, inputs=(None, None, 0, 0), outputs=(None,))
+    params, stats = devices.replicate((net.params, net.stats))
     results = []
     for seed in range(batches):
         random = np.random.RandomState(seed)
         images = jnp.asarray(random.normal(size=(32, 16, 16, 3)), jnp.float32)
-        (result,) = compiled(params, images, jnp.asarray(random.randint(0, 10, 32)))
+        (result,) = compiled(params, stats, images, jnp.asarray(random.randint(0, 10, 32)))
         results.append(jax.device_get(devices.single_copy(result)))
     return results
 
