@@ -414,6 +414,17 @@ def test_a_draw_depends_on_seed_and_number_not_on_who_makes_it(tmp_path):
     assert opened(tmp_path / "c", plan(seed=1)).claim().parameters == {RATE: 0.05}
 
 
+@pytest.mark.skipif(not pathlib.Path("/proc/self/fd").is_dir(), reason="open files are not told")
+def test_a_database_that_nobody_reads_or_writes_is_not_held_open(tmp_path):
+    with open(tmp_path / "here", "w"):
+        held = [path.resolve().name for path in pathlib.Path("/proc/self/fd").iterdir()]
+        assert "here" in held  # so this is where it would be found
+    search = opened(tmp_path / "s")
+    assert search.claim().number == 0
+    held = [path.resolve() for path in pathlib.Path("/proc/self/fd").iterdir()]
+    assert (tmp_path / "s" / database.DATABASE).resolve() not in held
+
+
 def test_the_database_gives_a_trial_to_one_of_two_workers_that_see_it_waiting(tmp_path):
     one, other = (opened(tmp_path / "s", plan(trials=1)) for _ in range(2))
     seen = other._trials()

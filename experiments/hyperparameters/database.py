@@ -2,9 +2,11 @@
 
 import pathlib
 import time
+from typing import Any
 
 import optuna
 import sqlalchemy.exc
+import sqlalchemy.pool
 
 DATABASE = "study.db"
 TRIES = 10
@@ -21,9 +23,11 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     Args:
         url: its address, as SQLAlchemy writes them.
     """
-    # Workers wait for one another instead of failing; connections that a server closed are renewed.
-    waiting = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    options = {"pool_pre_ping": True, **waiting}
+    options: dict[str, Any] = {"pool_pre_ping": True}  # what a server closed is opened again
+    if url.startswith("sqlite"):
+        # Workers wait for one another instead of failing, and leave the file when they have read or
+        # written: Optuna has nothing to close it with later.
+        options |= {"connect_args": {"timeout": 60}, "poolclass": sqlalchemy.pool.NullPool}
     for _ in range(TRIES):
         try:
             return optuna.storages.RDBStorage(url, engine_kwargs=options)
