@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 import rich.console
 
@@ -503,12 +505,10 @@ def test_a_sweep_whose_runner_and_runs_are_killed_ends_with_the_same_numbers(tmp
         process = subprocess.Popen(sweep_command(tmp_path / "killed"), **quiet)
         time.sleep(dice.uniform(4, 12))
         if kill % 2:  # one of the runs first, and the runner a little later
-            victims = subprocess.run(
-                ["pgrep", "-f", f"main --workdir={tmp_path / 'killed'}"],
-                capture_output=True, text=True,
-            ).stdout.split()  # fmt: skip
+            victims = psutil.Process(process.pid).children()
             if victims:
-                os.kill(int(dice.choice(victims)), signal.SIGKILL)
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has ended just now
+                    dice.choice(victims).kill()
             time.sleep(dice.uniform(0, 2))
         process.kill()
         process.wait()
