@@ -100,6 +100,11 @@ class SweepCommand:
         return numbers("seeds", self._seeds.value)
 
     @property
+    def is_local(self) -> bool:
+        """Whether this machine runs them all."""
+        return bool(self._executor.value == "local")
+
+    @property
     def dry_run(self) -> bool:
         """Whether only the grid is asked for."""
         return bool(self._dry_run.value)
@@ -165,7 +170,7 @@ class SweepCommand:
         Raises:
             InputError: if flags or rows are not valid.
         """
-        self._check_flags()
+        self.check_flags()
         force = self._force.value and not self.dry_run
         runs = plan(self.config, rows, folder, force=force, in_order=self._in_order)
         if self._executor.value == "slurm" and not self.dry_run:
@@ -212,7 +217,7 @@ class SweepCommand:
             subprocess.run([sys.executable, "-m", "resnet_jax.report", str(folder)], check=True)
         return code
 
-    def _check_flags(self) -> None:
+    def check_flags(self) -> None:
         """Refuses what has no effect with the executor.
 
         Raises:

@@ -106,6 +106,7 @@ def main() -> None:
 
     def work(argv: list[str]) -> None:
         del argv
+        sweep.check_flags()  # not only when days of searching are over
         if SEARCH_SEED in sweep.seeds:
             raise InputError(f"--seeds has {SEARCH_SEED}, which the searches have; use others")
         plan = space.read(pathlib.Path(file.value))
@@ -127,6 +128,8 @@ def main() -> None:
         }
         for label in labels:
             space.check(plan, bases[label])  # all of them, before the first is begun
+        if not sweep.is_local:
+            CONSOLE.print("searching on this machine: --executor is for the nets that follow")
         for label in labels:
             name = f"{sweep.workdir.resolve().name}-{label}"
             code = search.work(plan, bases[label], searches / label, search.settings(), name=name)

@@ -661,6 +661,7 @@ def test_a_search_that_cannot_be_made_ends_with_one_line_and_code_2(tmp_path, ch
         ("search", ("--search=configs/none.py",), "error: --search=configs/none.py cannot be read"),
         ("tuned_degradation", ("--seeds=0,1000",), "error: --seeds has 1000, which the searches"),
         ("tuned_degradation", ("--families=plane",), "error: --families must be plain, residual"),
+        ("tuned_degradation", ("--address=auto",), "error: --address has no effect with"),
         ("tuned_degradation", ("--depths=21",), "error: config.model.depth must be 6n + 2"),
     ],
 )
