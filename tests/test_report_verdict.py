@@ -116,7 +116,8 @@ def test_too_few_seeds_are_said_to_be_too_few_with_an_estimate_of_how_many(tmp_p
         make_run(tmp_path, "plain-14", seed, train=b)
     plain = family(judged(tmp_path), "plain")
     # Differences 2 and 10: mean 6, interval 6 +- 12.7 * 4.
-    assert plain.degradation == "not observed" and plain.overall.difference.outcome == "cannot tell"
+    assert plain.degradation == "undecided" and plain.overall.difference.outcome == "cannot tell"
+    assert plain.text.startswith("Plain nets: degradation undecided. From plain-8 ")
     assert "interval contains 0" in plain.text and "cannot be excluded" in plain.text
     needed = intervals.seeds_needed(6.0, math.sqrt(32), paired=True)
     assert plain.overall.difference.seeds_needed == needed

@@ -12,7 +12,8 @@ from resnet_jax.report.sweep import Sweep
 
 # Percentage points by which the mean training error must rise before it is called degradation.
 MARGIN = 2.0
-OBSERVED, NOT_OBSERVED, NOT_ASKED = "observed", "not observed", "not asked"
+OBSERVED, UNDECIDED, NOT_OBSERVED = "observed", "undecided", "not observed"
+NOT_ASKED = "not asked"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +50,7 @@ class FamilyVerdict:
         overall: of the deepest that trained against the shallowest; None with one depth.
         diverged: names of diverged runs.
         failed: labels of which every seed diverged.
-        degradation: 'observed', 'not observed', or 'not asked' (nothing to compare).
+        degradation: 'observed', 'undecided', 'not observed', or 'not asked' (nothing to compare).
         basis: 'interval', 'difference alone' (one seed), 'divergence', or ''.
         text: all of it in words.
     """
@@ -104,7 +105,8 @@ def judge(sweep: Sweep) -> Verdict:
 
     Degradation is `observed` in a family if the deepest net's final training error lies above the
     shallowest's with the whole 95 % interval and by more than `MARGIN` on average, or if every
-    seed of a net deeper than the shallowest diverged.
+    seed of a net deeper than the shallowest diverged. Where it rises by more than `MARGIN` on
+    average and the interval contains 0, that is `undecided`: too few seeds to tell it from chance.
     """
     families = tuple(
         _judge_family(members, recipe) for members, recipe in _series(sweep.groups) if members
@@ -188,9 +190,10 @@ def _judge_family(members: list[Group], recipe: str) -> FamilyVerdict:
 
 
 def _degradation(rise: Difference) -> tuple[str, str]:
-    if not rise.has_interval:
-        return (OBSERVED if rise.mean > MARGIN else NOT_OBSERVED), "difference alone"
-    return (OBSERVED if rise.low > 0 and rise.mean > MARGIN else NOT_OBSERVED), "interval"
+    basis = "interval" if rise.has_interval else "difference alone"
+    if not rise.mean > MARGIN:
+        return NOT_OBSERVED, basis
+    return (UNDECIDED if rise.has_interval and not rise.low > 0 else OBSERVED), basis
 
 
 def _same_depth(all_groups: Sequence[Group]) -> tuple[Comparison, ...]:
