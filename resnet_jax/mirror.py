@@ -123,9 +123,12 @@ class Mirror:
             for name, stamp in sorted(units.items(), key=lambda unit: _order(unit[0])):
                 if self._ours.get(name) == stamp:
                     continue
-                with contextlib.suppress(FileNotFoundError):  # gone in the meantime
-                    self._storage.pipe_file(f"{self._root}/{name}", self._read(name))
-                    self._ours[name] = stamp
+                try:
+                    content = self._read(name)
+                except FileNotFoundError:  # gone in the meantime
+                    continue
+                self._storage.pipe_file(f"{self._root}/{name}", content)
+                self._ours[name] = stamp
             gone = [name for name in self._ours if name.startswith(prefix) and name not in units]
             for name in gone:
                 with contextlib.suppress(FileNotFoundError):

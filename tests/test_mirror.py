@@ -251,6 +251,19 @@ def test_a_storage_that_fails_is_told_of_once_and_loses_nothing(
     assert (kept / "status.json").read_text() == "completed"
 
 
+def test_a_bucket_that_is_not_there_is_refused_and_one_that_goes_loses_nothing(server, bucket):
+    with pytest.raises(InputError, match="cannot be read .The specified bucket does not exist."):
+        with mirror.worked_on(f"{bucket}-other/run"):
+            pass
+    assert not server.exists(f"{bucket}-other")
+    with pytest.raises(OSError, match="cannot be written .*; everything is in ") as told:
+        with mirror.worked_on(f"{bucket}/run") as local:
+            write(local, "status.json", "completed")
+            server.rmdir(bucket.removeprefix("s3://"))
+    kept = pathlib.Path(str(told.value).rpartition(" in ")[2])
+    assert (kept / "status.json").read_text() == "completed"
+
+
 @pytest.mark.parametrize(
     ("url", "words"),
     [
