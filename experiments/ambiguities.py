@@ -16,18 +16,40 @@ be copied. The others change one thing each:
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiments import command_line
 from experiments.grid import Grid, Row, he_2015, nets, seeded
 
-CASES: dict[str, dict[str, Any]] = {
-    "": {},
-    "trained_on_val-": {"data.train_on": "train+val"},
-    "black_padding-": {"data.crop_fill": "black"},
-    "no_decay_on_bn-": {"optimizer.decay_batch_norm": False},
-    "exact_statistics-": {"train.reestimation_batches": 100},
-}
+
+class Reading(NamedTuple):
+    """One way to read the paper.
+
+    Attributes:
+        label: before the net's, in the names of runs; "" of this project's own reading.
+        words: what is read so.
+        changes: to the config.
+        same_training: whether its nets are trained as those of the own reading, to the bit.
+    """
+
+    label: str
+    words: str
+    changes: dict[str, Any]
+    same_training: bool = False
+
+
+READINGS = (
+    Reading("", "as here", {}),
+    Reading("trained_on_val-", "trained on val too", {"data.train_on": "train+val"}),
+    Reading("black_padding-", "padded black", {"data.crop_fill": "black"}),
+    Reading("no_decay_on_bn-", "no decay of BN and biases", {"optimizer.decay_batch_norm": False}),
+    Reading(
+        "exact_statistics-",
+        "BN's statistics over 100 batches after training",
+        {"train.reestimation_batches": 100},
+        same_training=True,
+    ),
+)
 
 
 def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]) -> list[Row]:
@@ -35,8 +57,8 @@ def rows(*, depths: Sequence[int], families: Sequence[str], seeds: Sequence[int]
     return [
         row
         for net, own in nets(he_2015, depths=depths, families=families).items()
-        for case, changes in CASES.items()
-        for row in seeded(case + net, seeds, own | changes)
+        for reading in READINGS
+        for row in seeded(reading.label + net, seeds, own | reading.changes)
     ]
 
 

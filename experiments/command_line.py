@@ -124,9 +124,25 @@ class SweepCommand:
 
         def main(argv: list[str]) -> None:
             del argv
-            sys.exit(self.work_below(rows(self.seeds), afterwards=afterwards))
+            made = rows(self.seeds)
+            self.require_effects(made)
+            sys.exit(self.work_below(made, afterwards=afterwards))
 
         command.run(main)
+
+    def require_effects(self, rows: Sequence[Row]) -> None:
+        """Refuses changes to the config that every row would make undone.
+
+        Raises:
+            InputError: naming the first field.
+        """
+        for path in config_flags.get_override_values(flags.FLAGS["config"]):
+            field = path.split("[")[0]
+            if rows and all(field in row.overrides for row in rows):
+                raise InputError(
+                    f"--config.{field} has no effect here, where all rows set it; use this "
+                    "command's own flags (--help), or another grid of experiments/"
+                )
 
     def work_below(
         self,

@@ -8,6 +8,7 @@ the time to one attempt. Predictions and checkpoints, which are large, are left 
 import json
 import math
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,13 +24,15 @@ Record = dict[str, Any]
 
 
 def keep(run: pathlib.Path, folder: pathlib.Path) -> None:
-    """Writes a finished run's record, over what was kept of it before.
+    """Writes a finished run's record, in place of what was kept of it before.
 
     Args:
         run: its folder.
         folder: of the record.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
     for name in (run_folder.CONFIG, run_folder.STATUS):
         run_folder.write_text(folder / name, (run / name).read_text())
     attempts = {"attempts": merged(run_folder.attempts(run))}

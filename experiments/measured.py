@@ -6,60 +6,27 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from configs import cifar_resnet20
+from experiments import readings
+from experiments.cells import NOT_RUN, ORIGIN, Kept, facts, origin, spread
 from experiments.plan import plan
 from experiments.reproduce import ITERATIONS, TABLES
-from resnet_jax import run_folder
-from resnet_jax.report import (
-    analyses,
-    charts,
-    groups,
-    intervals,
-    phrases,
-    published,
-    recipes,
-    signals,
-    tables,
-    verdict,
-)
+from resnet_jax.report import analyses, charts, intervals, published, signals, tables, verdict
 from resnet_jax.report.groups import Group
 from resnet_jax.report.published import Published
 from resnet_jax.report.records import Run
-from resnet_jax.report.sweep import Sweep, short
+from resnet_jax.report.sweep import Sweep
 from resnet_jax.report.tables import NOTHING, Table
 
+NET = ("net", "published test error %")
 MEASURED = ("measured test error %", "measured training error %")
-ORIGIN = ("n", "iterations", "images", "hardware", "commit")
-NOT_RUN = "Not run yet.\n"
 SPREAD = (
     "Measured: mean and standard deviation over n seeds; test error after the last step, training "
     "error over the last tenth of the steps, of augmented images."
 )
 TABLE_6, FIG_6 = f"{published.HE_2015}, Table 6", f"{published.HE_2015}, Fig. 6"
-IMAGES = {True: "original", False: "a copy", None: "not recorded"}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Kept:
-    """The records of one sweep.
-
-    Attributes:
-        folder: below docs/results/reproduction.
-        runs: what they say.
-    """
-
-    folder: pathlib.Path
-    runs: Sweep
-
-    @property
-    def iterations(self) -> int:
-        """Of its runs."""
-        return int(self.runs.groups[0].config["train"]["steps"])
-
-    @property
-    def width(self) -> float:
-        """Of its nets, as a factor."""
-        return float(self.runs.groups[0].config["model"]["width"])
 
 
 def _he_2015(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
@@ -73,7 +40,7 @@ def _he_2015(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
 def _plain(depth: int) -> Published:
     """What is published of a plain net: of the deepest a bound, of the others a curve."""
     net, model = f"plain-{depth}", {"depth": depth, "residual": False}
-    drawn = Published(net, None, "a curve", FIG_6, "cifar10", model)
+    drawn = Published(net, None, "a curve, no number", FIG_6, "cifar10", model)
     return next((paper for paper in published.PUBLISHED if paper.net == net), drawn)
 
 
@@ -96,77 +63,57 @@ def _of_grid(name: str, papers: Iterable[Published]) -> list[Published]:
 
 
 def _fig_6(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
-    """The curves of the sweep with the most nets, and the verdict on them."""
-    item = _fullest(all_kept)
-    if item is None:
-        return NOT_RUN
-    main = charts.main_series(item.runs.groups)
-    ends = "; ".join(
-        f"{group.label} ends at {group.mean('train').mean:.1f} % training error"
-        if group.n
-        else f"all {group.n_diverged} seeds of {group.label} diverged"
-        for group in main
-    )
-    told = [family.text for family in verdict.judge(item.runs).families]
-    image = _image(item, "fig6.png", ends, near)
-    return "\n\n".join([image, _caption(item, item.runs.runs), *told]) + "\n"
-
-
-def _fullest(all_kept: Sequence[Kept]) -> Kept | None:
-    """The sweep with the most nets; of several the first."""
-    return max(all_kept, key=lambda item: len(item.runs.groups), default=None)
+    """The curves of every sweep, and the verdict on them."""
+    parts = []
+    for item in all_kept:
+        main = charts.main_series(item.runs.groups)
+        ends = "; ".join(
+            f"{group.label} ends at {group.mean('train').mean:.1f} % training error"
+            if group.n
+            else f"all {group.n_diverged} seeds of {group.label} diverged"
+            for group in main
+        )
+        told = [family.text for family in verdict.judge(item.runs).families]
+        parts += [_image(item, "fig6.png", ends, near), _caption(item, item.runs.runs), *told]
+    return "\n\n".join(parts) + "\n" if parts else NOT_RUN
 
 
 def _fig_7(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
-    """The responses in the sweep with the most nets that have them, and each net's mean."""
-    looked = [(item, responses(item.runs)) for item in all_kept]
-    item, nets = max(looked, key=lambda pair: len(pair[1]), default=(None, []))
-    if item is None or not nets:
+    """The responses in every sweep that has them, and each net's mean and median over layers."""
+    looked = [(item, nets) for item in all_kept if (nets := responses(item.runs))]
+    if not looked:
         return NOT_RUN
-    rows = [
-        (
-            _named(net.label, net.runs[0].config),
-            f"{net.layers.mean():.3f}",
-            *_origin(item, net.runs),
-        )
-        for net in nets
-    ]
-    title = "He et al. 2015, Fig. 7: standard deviation of the layers' responses, mean over layers"
-    notes = (f"Published as curves, without numbers. Of {nets[0].note}.",)
-    columns = ("net", "measured", *ORIGIN)
-    table = Table("", title, columns, tuple(rows), frozenset({1, 2, 3}), _facts([item]), notes)
-    ends = "; ".join(f"{row[0]} has a mean of {row[1]}" for row in rows)
-    return f"{_image(item, 'fig7.png', ends, near)}\n\n{tables.markdown(table)}"
+    images, rows = [], []
+    for item, nets in looked:
+        ends = []
+        for net in nets:
+            mean, median = (_plus_minus(over(net.by_run, axis=1)) for over in (np.mean, np.median))
+            rows.append((net.label, mean, median, *origin(item, net.runs)))
+            ends.append(f"{net.label} has a mean of {mean}")
+        images.append(_image(item, "fig7.png", "; ".join(ends), near))
+    notes = (
+        "Of each run the mean and the median over its layers; here their mean and standard "
+        f"deviation over n seeds. Published as curves, without numbers. Of {looked[0][1][0].note}, "
+        "whose own statistics BN takes.",
+    )
+    title = "He et al. 2015, Fig. 7: standard deviation of the layers' responses"
+    columns = ("net", "mean over layers", "median over layers", *ORIGIN)
+    table = Table(
+        *("", title, columns, tuple(rows), frozenset({1, 2, 3, 4, 5})),
+        *(facts([item for item, _ in looked]), notes),
+    )
+    return "\n\n".join([*images, tables.markdown(table)])
+
+
+def _plus_minus(values: Sequence[float]) -> str:
+    """Over seeds, a response's mean and deviation."""
+    over = intervals.mean(list(values))
+    return f"{over.mean:.3f}" + (f" +- {over.sd:.3f}" if over.n > 1 else "")
 
 
 def responses(sweep: Sweep) -> list[signals.Responses]:
     """The layers' responses of each net after its last step, of completed runs."""
     return signals.responses(analyses.read(sweep, signals.FILE, most=None))
-
-
-def _ambiguities(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
-    """What each reading of what the paper leaves open changes, by the sweep with the most."""
-    item = _fullest(all_kept)
-    if item is None:
-        return NOT_RUN
-    by_label = {group.label: group for group in item.runs.groups}
-    rows = []
-    for group in by_label.values():
-        # Its own reading is that of the net whose label the others' end in.
-        net = by_label[min(filter(group.label.endswith, by_label), key=len)]
-        cells = []
-        for split in ("test", "train"):
-            change = intervals.difference(net.final(split), group.final(split))
-            told = f"{change.mean:+.2f} ({phrases.interval(change)})"
-            cells += [_spread(group, split), NOTHING if group is net else told]
-        label = _named(group.label, group.config)
-        rows.append((label, *cells, *_origin(item, group.runs + group.diverged)))
-    measured = [name for kind in MEASURED for name in (kind, "difference")]
-    columns = ("net and reading", *measured, *ORIGIN)
-    title = "What He et al. 2015 leaves open: CIFAR-10"
-    numeric = frozenset({1, 3, 5, 6})
-    table = Table("", title, columns, tuple(rows), numeric, _facts([item]), (SPREAD,))
-    return tables.markdown(table)
 
 
 # By table; each is given the records that it is of, and the folder that figures are linked from.
@@ -176,84 +123,70 @@ SECTIONS: dict[str, Callable[[Sequence[Kept], pathlib.Path], str]] = {
     "he2015_fig7": _fig_7,
     "he2016_table1": lambda all_kept, near: _he_2016(1, all_kept),
     "he2016_table2": lambda all_kept, near: _he_2016(2, all_kept),
-    "ambiguities": _ambiguities,
+    "ambiguities": readings.told,
 }
 
 
 def _table(title: str, papers: Sequence[Published], all_kept: Sequence[Kept]) -> str:
+    """What is measured beside what is published, then what is published alone."""
     rows: list[tuple[str, ...]] = []
+    told: set[int] = set()
     for paper in papers:
-        order = paper.model.get("activation_order", "original").replace("_", " ")
-        net = paper.net + (f", {order}" if order != "original" else "")
-        measured = [
-            (
-                *(_named(net, group.config), paper.words),
-                *(_spread(group, "test"), _spread(group, "train")),
-                *_origin(item, group.runs + group.diverged),
-            )
-            for item in all_kept
-            for group in item.runs.groups
-            if paper.is_of(_at_full_width(group.config))
-        ]
-        rows += measured or [(net, paper.words, NOTHING, NOTHING, "0", *[NOTHING] * 4)]
-    notes = [SPREAD]
+        for item in all_kept:
+            for group in item.runs.groups:
+                if paper.is_of(_at_full_width(group.config)):
+                    told.add(id(group))
+                    rows.append((_name(paper), paper.words, *_measured(item, group)))
+    rows += [
+        (group.label, NOTHING, *_measured(item, group))
+        for item in all_kept
+        for group in item.runs.groups
+        if id(group) not in told
+    ]
+    measured = {row[0] for row in rows}
+    missing = [(_name(p), p.words) for p in papers if _name(p) not in measured]
+    if not rows:
+        table = Table("", title, NET, tuple(missing), frozenset(), {}, ("None is run yet.",))
+        return tables.markdown(table)
+    notes = [SPREAD, f"Published values are of {ITERATIONS:,} iterations at width 1."]
+    if any((item.iterations, item.width) != (ITERATIONS, 1) for item in all_kept):
+        notes.append(
+            "Rows of fewer iterations or narrower nets are for comparison with one another: the "
+            "number published beside them is of another run."
+        )
     if any("median" in paper.words for paper in papers):
         notes.append("The papers' medians stand beside our means.")
-    if not any(item.iterations == ITERATIONS for item in all_kept):
-        notes.append(f"Published values are of {ITERATIONS:,} iterations; none of ours is yet.")
-    columns = ("net", "published test error %", *MEASURED, *ORIGIN)
-    numeric, facts = frozenset({2, 3, 4, 5}), _facts(all_kept)
-    return tables.markdown(Table("", title, columns, tuple(rows), numeric, facts, tuple(notes)))
+    if missing:
+        nets = ", ".join(f"{net} (published: {words})" for net, words in missing)
+        notes.append(f"Not run yet: {nets}.")
+    columns, numeric = (*NET, *MEASURED, *ORIGIN), frozenset({2, 3, 4, 5, 6})
+    table = Table("", title, columns, tuple(rows), numeric, facts(all_kept), tuple(notes))
+    return tables.markdown(table)
+
+
+def _name(paper: Published) -> str:
+    order = paper.model.get("activation_order", "original").replace("_", " ")
+    return paper.net + (f", {order}" if order != "original" else "")
 
 
 def _at_full_width(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config that a published one may be compared with; what is narrower is named so."""
+    """A config that a published one is found by; how wide its net is has a column."""
     return {**config, "model": {**config["model"], "width": 1.0}}
 
 
-def _named(net: str, config: Mapping[str, Any]) -> str:
-    width = config["model"]["width"]
-    return net if width == 1 else f"{net}, {width:g} times as wide"
-
-
-def _spread(group: Group, split: groups.Split) -> str:
-    mean = group.mean(split)
-    text = tables.number(mean.mean) + (f" +- {mean.sd:.2f}" if mean.n > 1 else "")
-    return text + (f" ({group.n_diverged} diverged)" if group.n_diverged else "")
-
-
-def _origin(item: Kept, runs: Sequence[Run]) -> tuple[str, ...]:
-    """Where the numbers of a net's runs come from, as `ORIGIN` has it."""
-    done = sum(run.state == run_folder.COMPLETED for run in runs)
-    hardware = sorted({name for run in runs for name in groups.hardware_of(run)})
-    commits = sorted({short(groups.commit_of(run)) for run in runs})
-    images = IMAGES[item.runs.dataset.get("original")]
-    return (str(done), f"{runs[0].steps:,}", images, "; ".join(hardware), "; ".join(commits))
+def _measured(item: Kept, group: Group) -> tuple[str, ...]:
+    """A row from the first measured number on."""
+    runs = group.runs + group.diverged
+    return (spread(group, "test"), spread(group, "train"), *origin(item, runs))
 
 
 def _caption(item: Kept, runs: Sequence[Run]) -> str:
-    n, iterations, _, hardware, commit = _origin(item, runs)
-    width = "" if item.width == 1 else f"nets {item.width:g} times as wide; "
+    n, iterations, width, _, machines, commit = origin(item, runs)
     data = tables.facts(item.runs)["dataset"]
-    return f"{n} runs of {iterations} iterations; {width}{data}; {hardware}; commit {commit}."
-
-
-def _facts(all_kept: Sequence[Kept]) -> dict[str, str]:
-    """Of each sweep: how its runs depart from the papers' recipe, and what its images are."""
-    facts = {}
-    for item in all_kept:
-        dataset = item.runs.dataset
-        own = {g.label: recipes.recipe_differences(g.config, dataset) for g in item.runs.groups}
-        shared = [t for t in next(iter(own.values())) if all(t in other for other in own.values())]
-        told = [*shared, f"data set {tables.facts(item.runs)['dataset']}"]
-        told += [
-            f"{label} alone: {text}"
-            for label, texts in own.items()
-            for text in texts
-            if text not in shared
-        ]
-        facts[item.folder.name] = "; ".join(told)
-    return facts
+    return (
+        f"{n} runs of {iterations} iterations at width {width}; {data}; {machines}; "
+        f"commit {commit}."
+    )
 
 
 def _image(item: Kept, name: str, told: str, near: pathlib.Path) -> str:

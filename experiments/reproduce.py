@@ -11,9 +11,9 @@ that this takes, and at the papers' widths no file in it has more than 16 MB, so
 to wherever an accelerator is. Runs that shall be compared are of one commit: train in a clone or
 worktree of their own.
 
-`--iterations` below the papers' 64,000 scales the learning rate's drops with it, and nothing else,
-`--width` the channels of all layers. Such runs have a folder, and later a table's rows, for
-themselves.
+`--iterations` below the papers' 64,000 scales the learning rate's drops with it and nothing else
+(warm-ups stay as long as they are), `--width` the channels of all layers. Such runs have a folder,
+and later a table's rows, for themselves.
 
 `python -m experiments.reproduced FOLDER` keeps what is finished (docs/reproduction.md).
 """
@@ -29,7 +29,6 @@ from absl import flags
 from experiments import ambiguities, command_line, degradation, preactivation, shortcut_variants
 from experiments.grid import Row, Rows
 from resnet_jax import command
-from resnet_jax.errors import InputError
 from resnet_jax.report import recipes
 
 ITERATIONS: int = recipes.CIFAR["train.steps"]
@@ -92,8 +91,8 @@ def rows(
 
 # The names of sweeps' folders.
 FOLDER = re.compile(
-    rf"({'|'.join({table.folder: None for table in TABLES.values()})})"
-    r"(_\d+_iterations)?(_width_[\d.]+)?"
+    rf"(?P<folder>{'|'.join({table.folder: None for table in TABLES.values()})})"
+    r"(_(?P<iterations>\d+)_iterations)?(_width_(?P<width>\d+(\.\d+)?))?"
 )
 
 
@@ -101,6 +100,35 @@ def folder_name(table: Table, iterations: int, width: float) -> str:
     """Where its runs lie, below the sweep's folder."""
     length = f"_{iterations}_iterations" if iterations != ITERATIONS else ""
     return table.folder + length + (f"_width_{width:g}" if width != 1 else "")
+
+
+def rows_below(name: str, depths: Sequence[int], seeds: Sequence[int]) -> list[Row] | None:
+    """The runs that belong into a sweep's folder, of all tables that share it.
+
+    Args:
+        name: of the folder.
+        depths: of the nets.
+        seeds: one run each.
+
+    Returns:
+        None if no sweep's folder is called so.
+    """
+    match = FOLDER.fullmatch(name)
+    if match is None:
+        return None
+    made = {
+        row.name: row
+        for table in TABLES.values()
+        if table.folder == match["folder"]
+        for row in rows(
+            table,
+            depths=depths,
+            iterations=int(match["iterations"] or ITERATIONS),
+            width=float(match["width"] or 1),
+            seeds=seeds,
+        )
+    }
+    return list(made.values())
 
 
 def main() -> None:
@@ -118,21 +146,17 @@ def main() -> None:
     def work(argv: list[str]) -> None:
         del argv
         table = TABLES[name.value]
-        for field in recipe(iterations.value, width.value):
-            if any(given.startswith(f"--config.{field}") for given in sys.argv):
-                raise InputError(
-                    f"--config.{field} has no effect here, where all rows set it; use --iterations "
-                    "and --width, or another grid of experiments/"
-                )
-        wanted = rows(
-            table,
-            depths=command_line.numbers("depths", depths.value) or table.depths,
-            iterations=iterations.value,
-            width=width.value,
-            seeds=sweep.seeds,
+        wanted = list(
+            rows(
+                table,
+                depths=command_line.numbers("depths", depths.value) or table.depths,
+                iterations=iterations.value,
+                width=width.value,
+                seeds=sweep.seeds,
+            )
         )
-        folder = folder_name(table, iterations.value, width.value)
-        sys.exit(sweep.work_below(list(wanted), folder))
+        sweep.require_effects(wanted)
+        sys.exit(sweep.work_below(wanted, folder_name(table, iterations.value, width.value)))
 
     command.run(work)
 

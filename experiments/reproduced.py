@@ -11,82 +11,23 @@ alone come the figures beside them, and the tables between `<!-- NAME: begin -->
 import argparse
 import pathlib
 import re
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-from experiments import kept
-from experiments.measured import SECTIONS, Kept, responses
+from experiments.cells import Kept
+from experiments.keeping import keep, require_usable
+from experiments.measured import SECTIONS, responses
 from experiments.reproduce import FOLDER, ITERATIONS, TABLES
 from resnet_jax import run_folder
 from resnet_jax.errors import InputError
-from resnet_jax.report import charts, figures, signals, style, sweep
-from resnet_jax.report.sweep import Sweep
+from resnet_jax.report import charts, figures, signals, style
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "reproduction"
 DOCUMENTS = (pathlib.Path("README.md"), pathlib.Path("docs/reproduction.md"))
 BLOCK = re.compile(r"(<!-- (\w+): begin -->\n).*?(<!-- \2: end -->)", re.DOTALL)
-
-
-def keep(folder: pathlib.Path, results: pathlib.Path) -> list[str]:
-    """Keeps a sweep's finished runs beside those that are kept of it; returns their names.
-
-    Raises:
-        InputError: if it is no sweep of a table, has no finished run, or one that does not fit to
-            the others; then nothing is kept.
-    """
-    name = folder.resolve().name
-    if not folder.is_dir() or not FOLDER.fullmatch(name):
-        raise InputError(
-            f"{folder} is not a sweep's folder of experiments.reproduce; give one that is below "
-            "its --workdir, as runs/reproduce/he2015"
-        )
-    finished = [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".") and _is_finished(path)
-    ]
-    if not finished:
-        raise InputError(
-            f"{folder} has no finished run; see what `status.json` says in its folders"
-        )
-    with tempfile.TemporaryDirectory() as place:
-        draft = pathlib.Path(place) / name
-        if (results / name).is_dir():
-            shutil.copytree(results / name, draft)
-        for path in finished:
-            kept.keep(path, draft / path.name)
-        _require_usable(draft, folder)
-        shutil.copytree(draft, results / name, dirs_exist_ok=True)
-    return [path.name for path in finished]
-
-
-def _is_finished(path: pathlib.Path) -> bool:
-    status = run_folder.read_json(path / run_folder.STATUS) or {}
-    return status.get("state") in run_folder.FINISHED
-
-
-def _require_usable(folder: pathlib.Path, named: pathlib.Path) -> Sweep:
-    """The runs in a folder, all of them.
-
-    Args:
-        folder: where they lie.
-        named: what it is called in the error.
-
-    Raises:
-        InputError: if one would be left out.
-    """
-    runs = sweep.load(folder)
-    for item in runs.excluded:
-        raise InputError(
-            f"{named / item.name} cannot stand beside the others: {item.reason}; train all runs of "
-            "a table from one commit, in a clone or worktree of it"
-        )
-    return runs
 
 
 def read(results: pathlib.Path) -> list[Kept]:
@@ -98,15 +39,14 @@ def read(results: pathlib.Path) -> list[Kept]:
     found = []
     for folder in sorted(results.iterdir() if results.is_dir() else ()):
         if folder.is_dir():
-            runs = _require_usable(folder, folder)
-            found.append(Kept(folder, runs))
+            found.append(Kept(folder, require_usable(folder, folder)))
     return sorted(found, key=lambda item: (-item.iterations, -item.width))
 
 
 def of_table(all_kept: Sequence[Kept], name: str) -> list[Kept]:
     """The sweeps that a table or figure is told from."""
     match = [(item, FOLDER.fullmatch(item.folder.name)) for item in all_kept]
-    return [item for item, found in match if found and found[1] == TABLES[name].folder]
+    return [item for item, found in match if found and found["folder"] == TABLES[name].folder]
 
 
 def images(all_kept: Sequence[Kept]) -> Iterator[tuple[pathlib.Path, Figure]]:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from resnet_jax.config import RunConfig, validate
+from resnet_jax.config import DataConfig, RunConfig, validate
+from resnet_jax.data import datasets
 from resnet_jax.errors import InputError
 from resnet_jax.report import groups, sweep
 from tests.test_report_runs import COMMIT, DIGITS, make_run, make_sweep, put
@@ -64,8 +65,9 @@ BAD = {
     "another data set": (None, {"fields": {"data.name": "cifar10"}}, "name=cifar10"),
     "another option": (None, {"fields": {"data.flip": False}}, "flip=False"),
     "other files": (None, {"dataset": DIGITS | {"sha256": "e" * 64}}, "another data set: fing"),
-    "a copy": (None, {"dataset": DIGITS | {"original": False}}, "another data set: fing"),
-    "no fingerprint": (None, {"dataset": None}, "another data set: fing"),
+    "a copy": (None, {"dataset": DIGITS | {"original": False}}, "'original': False"),
+    "fewer images": (None, {"dataset": DIGITS | {"examples": {"train": 3}}}, "'examples': 3"),
+    "no fingerprint": (None, {"dataset": None}, "another data set: (\"{'name': None"),
     "another config": (
         None,
         {"fields": {"optimizer.learning_rate": 0.5}},
@@ -89,6 +91,23 @@ def test_a_bad_folder_is_reported_by_name_and_left_out_of_means(tmp_path, kind):
     assert str(tmp_path) not in by_name(loaded)["plain-8-seed2"]
     (group,) = loaded.groups
     assert group.seeds == (0, 1) and group.mean("train").mean == pytest.approx(5.0)
+
+
+def test_the_same_images_divided_otherwise_are_compared_and_others_are_not(tmp_path):
+    config = DataConfig(name="digits")
+    whole = datasets.load(dataclasses.replace(config, train_on="train+val")).describe()
+    divided = datasets.load(config).describe()
+    assert whole["sha256"] != divided["sha256"]
+    fields = {"data.train_on": "train+val"}
+    for seed in (0, 1):
+        make_run(tmp_path, "plain-8", seed, dataset=divided)
+        make_run(tmp_path, "whole-8", seed, dataset=whole, fields=fields, residual=False)
+    strange = whole | {"sha256": "e" * 64}
+    make_run(tmp_path, "whole-8", 2, dataset=strange, fields=fields, residual=False)
+    loaded = sweep.load(tmp_path)
+    assert [(g.label, g.seeds) for g in loaded.groups] == [("plain-8", (0, 1)), ("whole-8", (0, 1))]
+    (reason,) = by_name(loaded).values()
+    assert reason.startswith("another data set: fingerprint eeeeeeeeeeee, the other runs have ")
 
 
 def test_two_folders_of_one_seed_count_once(tmp_path):

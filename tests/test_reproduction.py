@@ -1,24 +1,35 @@
 """The papers' tables: how their runs are made, kept and told of."""
 
+import itertools
 import json
 import math
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
-from configs import cifar_preresnet164, cifar_resnet56, cifar_resnet110
-from experiments import kept, reproduce, reproduced
+from configs import (
+    cifar_preresnet110,
+    cifar_preresnet164,
+    cifar_resnet20,
+    cifar_resnet56,
+    cifar_resnet110,
+)
+from experiments import keeping, kept, reproduce, reproduced
+from experiments.ambiguities import READINGS
 from experiments.measured import SECTIONS
 from experiments.plan import plan
 from resnet_jax import run_folder
-from resnet_jax.config import differences, validate
+from resnet_jax.config import differences, to_json, validate
 from resnet_jax.errors import InputError
 from resnet_jax.report import style, sweep
+from tests.helpers import prepare_cifar10, random_images
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -31,7 +42,7 @@ def configs(table, iterations=reproduce.ITERATIONS, depths=None, seeds=(0,), wid
     rows = reproduce.rows(
         entry, depths=depths or entry.depths, iterations=iterations, width=width, seeds=seeds
     )
-    base = cifar_resnet56.get_config()
+    base = cifar_resnet20.get_config()
     runs = plan(base, list(rows), pathlib.Path("/nowhere"), in_order=True)
     return {run.name: run.config for run in runs}
 
@@ -49,8 +60,15 @@ def test_runs_of_the_full_length_have_the_published_recipes():
     table = configs("he2015_table6")
     assert not differences(validate(cifar_resnet56.get_config()), table["ResNet-56-seed0"])
     assert not differences(validate(cifar_resnet110.get_config()), table["ResNet-110-seed0"])
-    late = configs("he2016_table2")["full_preactivation-164-seed0"]
-    assert not differences(validate(cifar_preresnet164.get_config()), late)
+    late = configs("he2016_table2")
+    for depth, config in ((110, cifar_preresnet110), (164, cifar_preresnet164)):
+        run = late[f"full_preactivation-{depth}-seed0"]
+        assert not differences(validate(config.get_config()), run)
+    scaled = configs("he2016_table1")["constant_scaling=0.5-F=0.5-110-seed0"]
+    assert differences(late["original-110-seed0"], scaled) == [
+        *("model.shortcut_transform: 'identity' -> 'constant_scaling'",),
+        *("model.shortcut_scale: 1.0 -> 0.5", "model.branch_scale: 1.0 -> 0.5"),
+    ]
     # He et al. 2016, Table 1 has twelve rows; Table 2 five orders at two depths.
     assert len(configs("he2016_table1")) == 12 and len(configs("he2016_table2")) == 10
 
@@ -119,8 +137,11 @@ def test_pieces_are_one_attempt_and_another_machine_is_another():
 def runs(tmp_path):
     """A sweep's folder with runs that were made, one that was not finished, and signals."""
     folder = tmp_path / "runs" / "he2015_1000_iterations"
+    # They were made at another learning rate, which no table has.
+    wanted = configs("he2015_fig6", 1000, seeds=(0, 1))
     for run in OLD.glob("*-seed?"):
         shutil.copytree(run, folder / run.name)
+        (folder / run.name / run_folder.CONFIG).write_text(to_json(wanted[run.name]))
         layers = [
             {"name": f"{i}", "response": 0.1 * i, "gradient": 1.0, "weight": 1.0, "dead": None,
              "update": 1.0, "activation_gradient": 1.0}
@@ -133,13 +154,14 @@ def runs(tmp_path):
         run_folder.write_json(folder / run.name / kept.SIGNALS, found)
     status = run_folder.read_json(folder / "plain-56-seed1" / run_folder.STATUS)
     shutil.copytree(folder / "plain-56-seed1", folder / "plain-56-seed2")
+    (folder / "notes.txt").touch()
     stopped = {**status, "state": run_folder.STOPPED}
     run_folder.write_json(folder / "plain-56-seed2" / run_folder.STATUS, stopped)
     return folder
 
 
 def test_what_is_kept_of_runs_gives_the_report_that_they_give(runs, tmp_path):
-    names = reproduced.keep(runs, tmp_path / "kept")
+    names = keeping.keep(runs, tmp_path / "kept")
     assert sorted(names) == sorted(run.name for run in OLD.glob("*-seed?"))
     small = tmp_path / "kept" / runs.name
     assert not (small / "plain-56-seed2").exists()
@@ -153,8 +175,11 @@ def test_what_is_kept_of_runs_gives_the_report_that_they_give(runs, tmp_path):
     assert [moment["step"] for moment in moments] == [0, 1000]
 
 
-def cells_of(text, net):
-    (row,) = [line for line in text.splitlines() if line.startswith(f"| {net} |")]
+def cells_of(text, net, place=None):
+    """The cells of a net's row, which is its only one if no place among several is given."""
+    rows = [line for line in text.splitlines() if line.startswith(f"| {net} |")]
+    assert place is not None or len(rows) == 1
+    row = rows[place or 0]
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
@@ -170,7 +195,7 @@ def changed(folder, file, **fields):
 
 
 def test_a_table_says_of_every_number_where_it_comes_from(runs, tmp_path):
-    reproduced.keep(runs, tmp_path / "kept")
+    keeping.keep(runs, tmp_path / "kept")
     document = pathlib.Path("README.md")
     text = "before\n<!-- he2015_table6: begin -->\nold\n<!-- he2015_table6: end -->\nafter\n"
     text = reproduced.written(text, reproduced.read(tmp_path / "kept"), document)
@@ -179,15 +204,18 @@ def test_a_table_says_of_every_number_where_it_comes_from(runs, tmp_path):
     errors = final_test_errors("ResNet-20")
     mean, sd = np.mean(errors), np.std(errors, ddof=1)
     assert cells[:3] == ["ResNet-20", "8.75 (as stated)", f"{mean:.2f} +- {sd:.2f}"]
-    assert cells[4:6] == ["2", "1,000"] and cells[6] == "a copy"
-    assert "AMD EPYC" in cells[7] and cells[8] == "c7e369c9ce24"
-    assert cells_of(text, "ResNet-44")[2:] == [*"--0", *"----"]
-    assert "iterations: steps 1,000, not 64,000" in text and "none of ours is yet" in text
+    assert cells[4:8] == ["2", "1,000", "1", "a copy"]
+    assert "AMD EPYC" in cells[8] and cells[9] == "c7e369c9ce24"
+    assert "1,000 iterations at width 1: steps 1,000, not 64,000" in text
+    assert "the number published beside them is of another run" in text
+    assert "Not run yet: ResNet-32 (published: 7.51 (as stated)), ResNet-44" in text
 
 
 def told(runs, tmp_path, name):
     """A section of what a sweep's folder gives."""
-    reproduced.keep(runs, tmp_path / "kept")
+    for run in runs.glob("*-seed*"):
+        if run_folder.read_json(run / run_folder.STATUS)["state"] in run_folder.FINISHED:
+            kept.keep(run, tmp_path / "kept" / runs.name / run.name)
     return SECTIONS[name](reproduced.read(tmp_path / "kept"), tmp_path)
 
 
@@ -195,7 +223,7 @@ def test_fig_6_tells_the_verdict_and_what_it_is_of(runs, tmp_path):
     text = told(runs, tmp_path, "he2015_fig6")
     image, caption, plain, residual = text.strip().split("\n\n")
     assert image.endswith("](kept/he2015_1000_iterations/fig6.png)")
-    assert caption.startswith("8 runs of 1,000 iterations; cifar10 (a copy")
+    assert caption.startswith("8 runs of 1,000 iterations at width 1; cifar10 (a copy")
     assert "AMD EPYC, 1 core" in caption and caption.endswith("commit c7e369c9ce24.")
     # The numbers of that result's own README.
     assert "rises by 25.56 points" in plain and "20.60 to 30.53" in plain
@@ -207,15 +235,21 @@ def test_fig_7_is_of_completed_runs_after_their_last_step(runs, tmp_path):
     early = run_folder.read_json(runs / "plain-20-seed1" / kept.SIGNALS)
     changed(runs / "plain-20-seed1", kept.SIGNALS, moments=early["moments"][:2])
     changed(runs / "plain-56-seed1", run_folder.STATUS, state=run_folder.DIVERGED)
+    moments = run_folder.read_json(runs / "ResNet-56-seed1" / kept.SIGNALS)["moments"]
+    for layer, response in zip(moments[-1]["layers"], (0.1, 0.4, 1.0), strict=True):
+        layer["response"] = response
+    changed(runs / "ResNet-56-seed1", kept.SIGNALS, moments=moments)
     text = told(runs, tmp_path, "he2015_fig7")
-    for net, n in (("ResNet-20", 1), ("ResNet-56", 2), ("plain-20", 1), ("plain-56", 1)):
-        # Responses of 0.1, 0.2 and 0.3.
-        assert cells_of(text, net)[1:4] == ["0.200", str(n), "1,000"]
+    # Responses of 0.1, 0.2 and 0.3, and once of 0.1, 0.4 and 1.0.
+    for net, n in (("ResNet-20", 1), ("plain-20", 1), ("plain-56", 1)):
+        assert cells_of(text, net)[1:5] == ["0.200", "0.200", str(n), "1,000"]
+    mean, median = f"0.350 +- {0.3 / 2**0.5:.3f}", f"0.300 +- {0.2 / 2**0.5:.3f}"
+    assert cells_of(text, "ResNet-56")[1:4] == [mean, median, "2"]
     assert "128 train images at once" in text
 
 
 def test_both_figures_are_drawn_from_records(runs, tmp_path):
-    reproduced.keep(runs, tmp_path / "kept")
+    keeping.keep(runs, tmp_path / "kept")
     drawn = dict(reproduced.images(reproduced.read(tmp_path / "kept")))
     assert [path.name for path in drawn] == ["fig6.png", "fig7.png"]
     plain, residual = drawn[tmp_path / "kept" / runs.name / "fig6.png"].axes
@@ -226,17 +260,26 @@ def test_both_figures_are_drawn_from_records(runs, tmp_path):
     assert np.allclose(heights[1], [[0.3, 0.2, 0.1]] * 4)
 
 
+def on(device, folder):
+    """Has a run made on another device."""
+    attempt = run_folder.attempts(folder)[0]
+    changed(folder, run_folder.PROVENANCE, attempts=[{**attempt, "devices": [device]}])
+
+
 def test_each_row_has_its_own_hardware_and_what_departs_alone_is_said(runs, tmp_path):
-    for seed in (0, 1):
-        folder = runs / f"ResNet-56-seed{seed}"
-        attempt = run_folder.attempts(folder)[0]
-        changed(folder, run_folder.PROVENANCE, attempts=[{**attempt, "devices": ["H100"]}])
+    on("H100", runs / "ResNet-20-seed1")
+    for net, seed in itertools.product(("ResNet-56", "plain-56"), (0, 1)):
+        folder = runs / f"{net}-seed{seed}"
+        on("H100", folder)
         optimizer = run_folder.read_json(folder / run_folder.CONFIG)["optimizer"]
         changed(folder, run_folder.CONFIG, optimizer={**optimizer, "momentum": 0.8})
     text = told(runs, tmp_path, "he2015_table6")
-    assert cells_of(text, "ResNet-56")[7].startswith("H100")
-    assert cells_of(text, "ResNet-20")[7].startswith("cpu")
-    assert "ResNet-56 alone: momentum 0.8, not 0.9" in text
+    assert cells_of(text, "ResNet-56")[8].startswith("H100 (AMD EPYC, 1 core)")
+    assert cells_of(text, "plain-20")[8] == "cpu (AMD EPYC, 1 core)"
+    assert cells_of(text, "ResNet-20")[8] == (
+        "cpu (AMD EPYC, 1 core): seed 0; H100 (AMD EPYC, 1 core): seed 1"
+    )
+    assert "plain-56, ResNet-56 alone: momentum 0.8, not 0.9" in text
 
 
 def test_nets_that_diverged_are_no_number(runs, tmp_path):
@@ -248,23 +291,115 @@ def test_nets_that_diverged_are_no_number(runs, tmp_path):
     assert "all 2 seeds of plain-56 diverged" in text and "nan" not in text
 
 
-def test_narrow_nets_are_called_so_in_every_section(runs, tmp_path):
-    for folder in runs.iterdir():
+def test_how_wide_the_nets_are_is_said_in_every_section(runs, tmp_path):
+    for folder in runs.glob("*-seed?"):
         model = run_folder.read_json(folder / run_folder.CONFIG)["model"]
         changed(folder, run_folder.CONFIG, model={**model, "width": 0.5})
-    for name in ("he2015_table6", "he2015_fig6", "he2015_fig7"):
-        assert "0.5 times as wide" in told(runs, tmp_path, name)
+    assert cells_of(told(runs, tmp_path, "he2015_table6"), "ResNet-20")[6] == "0.5"
+    assert cells_of(told(runs, tmp_path, "he2015_fig7"), "ResNet-20")[5] == "0.5"
+    assert "8 runs of 1,000 iterations at width 0.5; " in told(runs, tmp_path, "he2015_fig6")
 
 
-def test_readings_are_compared_with_the_net_that_they_are_of(runs, tmp_path):
-    folder = runs.with_name("ambiguities")
+def test_sweeps_of_one_table_are_told_one_after_the_other_the_longest_first(runs, tmp_path):
+    longer = runs.with_name("he2015_2000_iterations")
     for seed in (0, 1):
-        for net, label in (("ResNet-20", "ResNet-20"), ("plain-20", "black_padding-ResNet-20")):
-            shutil.copytree(runs / f"{net}-seed{seed}", folder / f"{label}-seed{seed}")
-    cells = cells_of(told(folder, tmp_path, "ambiguities"), "black\\_padding-ResNet-20")
-    gap = np.mean(final_test_errors("plain-20")) - np.mean(final_test_errors("ResNet-20"))
-    assert float(cells[2].split()[0]) == pytest.approx(gap, abs=0.006)
-    assert "(95 % interval" in cells[2] and "paired over 2 seeds" in cells[2]
+        shutil.copytree(runs / f"ResNet-20-seed{seed}", longer / f"ResNet-20-seed{seed}")
+        train = run_folder.read_json(runs / f"ResNet-20-seed{seed}" / run_folder.CONFIG)["train"]
+        folder = longer / f"ResNet-20-seed{seed}"
+        changed(folder, run_folder.CONFIG, train={**train, "steps": 2000})
+        text = (folder / run_folder.METRICS).read_text().replace('"step": 1000,', '"step": 2000,')
+        (folder / run_folder.METRICS).write_text(text)
+    told(longer, tmp_path, "he2015_table6")
+    figures = told(runs, tmp_path, "he2015_fig6")
+    places = [figures.index(text) for text in ("2 runs of 2,000 iter", "8 runs of 1,000 iter")]
+    assert places == sorted(places) and figures.count("fig6.png") == 2
+    table = told(runs, tmp_path, "he2015_table6").splitlines()
+    rows = [row.split(" | ") for row in table if row.startswith("| ResNet-20 |")]
+    assert [(row[1], row[5]) for row in rows] == [
+        *(("8.75 (as stated)", "2,000"), ("8.75 (as stated)", "1,000")),
+    ]
+
+
+def test_nets_of_which_nothing_is_published_have_rows_too(runs, tmp_path):
+    for name, net in (("ResNet-20", "ResNet-26"), ("plain-20", "plain-26")):
+        model = run_folder.read_json(runs / f"{name}-seed0" / run_folder.CONFIG)["model"]
+        for seed in (0, 1):
+            folder = (runs / f"{name}-seed{seed}").rename(runs / f"{net}-seed{seed}")
+            changed(folder, run_folder.CONFIG, model={**model, "depth": 26})
+    text = told(runs, tmp_path, "he2015_table6")
+    for net in ("ResNet-26", "plain-26"):
+        assert cells_of(text, net)[1] == "-" and cells_of(text, net)[4] == "2"
+
+
+@pytest.fixture
+def readings(runs):
+    """A sweep of readings: black padding and exact statistics have plain-20's errors."""
+    folder = runs.with_name("ambiguities_1000_iterations")
+    wanted = configs("ambiguities", 1000, seeds=(0, 1))
+    for seed, (source, label) in itertools.product(
+        (0, 1),
+        (
+            *(("ResNet-20", "ResNet-20"), ("plain-20", "black_padding-ResNet-20")),
+            *(
+                ("plain-20", "exact_statistics-ResNet-20"),
+                ("ResNet-56", "trained_on_val-ResNet-20"),
+            ),
+        ),
+    ):
+        run = folder / f"{label}-seed{seed}"
+        shutil.copytree(runs / f"{source}-seed{seed}", run)
+        (run / run_folder.CONFIG).write_text(to_json(wanted[run.name]))
+    return folder
+
+
+def reading_of(text, words):
+    """Of a reading's row: test error, difference, and what is said of it."""
+    words = next(reading.words for reading in READINGS if words in reading.words)
+    (row,) = [line for line in text.splitlines() if f"| ResNet-20 | {words} |" in line]
+    return [cell.strip() for cell in row.strip("|").split("|")][2:5]
+
+
+def test_readings_are_compared_with_the_net_that_they_are_of(readings, tmp_path):
+    # Images that are divided otherwise have another fingerprint.
+    for seed in (0, 1):
+        run = readings / f"trained_on_val-ResNet-20-seed{seed}"
+        attempt = run_folder.attempts(run)[0]
+        data = attempt["dataset"] | {"sha256": "e" * 64}
+        changed(run, run_folder.PROVENANCE, attempts=[attempt | {"dataset": data}])
+    keeping.keep(readings, tmp_path / "kept")
+    text = told(readings, tmp_path, "ambiguities")
+    own, other = (np.array(final_test_errors(net)) for net in ("ResNet-20", "plain-20"))
+    assert reading_of(text, "as here")[1:] == ["-", "-"]
+    welch = scipy.stats.ttest_ind(other, own, equal_var=False).confidence_interval(0.95)
+    paired = scipy.stats.ttest_rel(other, own).confidence_interval(0.95)
+    for words, interval in (("padded black", welch), ("statistics", paired)):
+        found = [float(n) for n in re.findall(r"[+-][\d.]+", reading_of(text, words)[1])]
+        wanted = [np.mean(other) - np.mean(own), interval.low, interval.high]
+        assert found == pytest.approx(wanted, abs=0.0051)
+    assert cells_of(text, "ResNet-20", place=0)[1] == "as here"
+
+
+def test_the_same_training_is_none_on_another_machine(readings, tmp_path):
+    for seed in (0, 1):
+        on("H100", readings / f"exact_statistics-ResNet-20-seed{seed}")
+    text = told(readings, tmp_path, "ambiguities")
+    assert reading_of(text, "statistics")[1] == reading_of(text, "padded black")[1]
+
+
+def test_a_reading_without_the_net_that_it_is_of_has_no_difference(readings, tmp_path):
+    for seed in (0, 1):
+        shutil.rmtree(readings / f"ResNet-20-seed{seed}")
+    text = told(readings, tmp_path, "ambiguities")
+    assert reading_of(text, "padded black")[1:] == ["-", "not without a run as here"]
+
+
+def test_one_seed_tells_nothing_of_a_reading(readings, tmp_path):
+    for run in readings.glob("*-seed1"):
+        shutil.rmtree(run)
+    gap, words = reading_of(told(readings, tmp_path, "ambiguities"), "padded black")[1:]
+    errors = [final_test_errors(net)[0] for net in ("ResNet-20", "plain-20")]
+    assert float(gap) == pytest.approx(errors[1] - errors[0], abs=0.006)
+    assert words == "one seed: no interval"
 
 
 def test_table_2_names_its_orders_and_every_row_of_the_grids_tables_is_there():
@@ -274,7 +409,8 @@ def test_table_2_names_its_orders_and_every_row_of_the_grids_tables_is_there():
     rows = [line for line in table.splitlines() if line.startswith("| ResNet-")]
     assert len(rows) == 10
     rows = SECTIONS["he2016_table1"]([], ROOT).splitlines()
-    assert sum(", | " not in row and row.startswith("| ") for row in rows) - 2 == 12
+    assert sum(" | " in row and row.startswith("| ") for row in rows) - 2 == 12
+    assert rows[-1] == "None is run yet."
 
 
 def test_what_does_not_fit_to_the_others_is_not_kept(runs, tmp_path):
@@ -283,35 +419,101 @@ def test_what_does_not_fit_to_the_others_is_not_kept(runs, tmp_path):
     other = {**attempts[0], "commit": "f" * 40}
     changed(folder, run_folder.PROVENANCE, attempts=[*attempts, other])
     with pytest.raises(InputError, match="ResNet-20-seed1 cannot stand beside .* from one commit"):
-        reproduced.keep(runs, tmp_path / "kept")
+        keeping.keep(runs, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
+
+
+def test_records_of_another_commit_or_of_other_images_say_so(runs, tmp_path):
+    folder = runs / "ResNet-20-seed1"
+    attempt = run_folder.attempts(folder)[0]
+    data = attempt["dataset"] | {"sha256": "e" * 64}
+    changed(folder, run_folder.PROVENANCE, attempts=[attempt | {"dataset": data}])
+    with pytest.raises(InputError, match="fingerprint eeeeeeeeeeee, the other runs have") as told:
+        keeping.keep(runs, tmp_path / "kept")
+    assert "from one commit" not in str(told.value)
+
+
+@pytest.mark.parametrize("commit", ["c7e369c" + "+changes", None])
+def test_what_nobody_can_make_again_is_not_kept(runs, tmp_path, commit):
+    for run in runs.glob("*-seed?"):
+        attempts = [attempt | {"commit": commit} for attempt in run_folder.attempts(run)]
+        changed(run, run_folder.PROVENANCE, attempts=attempts)
+    with pytest.raises(InputError, match="from which nobody can make it again"):
+        keeping.keep(runs, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_only_what_a_table_has_is_kept(runs, tmp_path):
+    config = run_folder.read_json(runs / "plain-20-seed0" / run_folder.CONFIG)
+    model = {**config["model"], "zero_padding": "both"}
+    changed(runs / "plain-20-seed0", run_folder.CONFIG, model=model)
+    with pytest.raises(InputError, match="plain-20-seed0 is not as .*model.zero_padding: 'end'"):
+        keeping.keep(runs, tmp_path / "kept")
+    changed(runs / "plain-20-seed0", run_folder.CONFIG, model=config["model"])
+    data = {**config["data"], "name": "digits"}
+    changed(runs / "plain-20-seed0", run_folder.CONFIG, data=data)
+    with pytest.raises(InputError, match="data.name: 'cifar10' -> 'digits'"):
+        keeping.keep(runs, tmp_path / "kept")
+    changed(runs / "plain-20-seed0", run_folder.CONFIG, data=config["data"])
+    (runs / "plain-20-seed0").rename(runs / "unadorned-20-seed0")
+    with pytest.raises(InputError, match="unadorned-20-seed0 is no run of experiments.reproduce"):
+        keeping.keep(runs, tmp_path / "kept")
+    wrong = runs.rename(runs.with_name("he2015_2000_iterations"))
+    with pytest.raises(InputError, match="train.steps: 2000 -> 1000"):
+        keeping.keep(wrong, tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_run_that_is_kept_again_leaves_nothing_of_its_older_record(runs, tmp_path):
+    keeping.keep(runs, tmp_path / "kept")
+    record = tmp_path / "kept" / runs.name / "plain-20-seed0"
+    assert (record / kept.SIGNALS).is_file()
+    (runs / "plain-20-seed0" / kept.SIGNALS).unlink()
+    keeping.keep(runs, tmp_path / "kept")
+    assert not (record / kept.SIGNALS).exists() and (record / run_folder.METRICS).is_file()
+
+
+def test_a_record_is_not_lost_to_another_run_of_its_name(runs, tmp_path):
+    keeping.keep(runs, tmp_path / "kept")
+    attempts = run_folder.attempts(runs / "plain-20-seed0")
+    attempts[0]["started"] = "2030-01-01T00:00:00Z"
+    changed(runs / "plain-20-seed0", run_folder.PROVENANCE, attempts=attempts)
+    with pytest.raises(InputError, match="begun 2030-01-01T00:00:00Z, and what is kept under its"):
+        keeping.keep(runs, tmp_path / "kept")
 
 
 def test_runs_that_were_replaced_and_folders_of_no_table_are_not_kept(runs, tmp_path):
     (runs / ".replaced").mkdir()
     shutil.copytree(runs / "ResNet-20-seed0", runs / ".replaced" / "ResNet-20-seed0-1")
-    assert len(reproduced.keep(runs, tmp_path / "kept")) == 8
+    assert len(keeping.keep(runs, tmp_path / "kept")) == 8
     for folder in (runs.parent, runs / "ResNet-20-seed0", tmp_path / "nowhere"):
         with pytest.raises(InputError, match="not a sweep's folder of experiments.reproduce"):
-            reproduced.keep(folder, tmp_path / "kept")
+            keeping.keep(folder, tmp_path / "kept")
 
 
 def command(*flags):
-    line = [sys.executable, "-m", "experiments.reproduce", "--config=configs/digits.py", *flags]
+    line = [sys.executable, "-m", "experiments.reproduce", *flags]
     return subprocess.run(line, cwd=ROOT, capture_output=True, text=True)
 
 
 def test_the_command_goes_on_where_its_time_was_over_and_what_it_made_can_be_kept(tmp_path):
+    images = {"train": random_images(200), "test": random_images(50, seed=1)}
+    labels = {split: np.arange(len(some)) % 10 for split, some in images.items()}
+    data = prepare_cifar10(tmp_path / "data", images, labels)
     flags = (
         *("--table=he2015_fig6", "--iterations=8", "--width=0.25", "--depths=8", "--seeds=0"),
-        *(f"--workdir={tmp_path}", "--config.evaluation.bootstrap_samples=0"),
+        *(f"--workdir={tmp_path}", f"--config.data.data_dir={data}"),
+        "--config.evaluation.bootstrap_samples=0",
     )
     assert command(*flags, "--minutes=0").returncode == 75
     folder = tmp_path / "he2015_8_iterations_width_0.25"
     assert {run_folder.read_json(p)["state"] for p in folder.glob("*/status.json")} == {"queued"}
     done = command(*flags)
     assert done.returncode == 0, done.stderr
-    assert reproduced.keep(folder, tmp_path / "kept") == ["ResNet-8-seed0", "plain-8-seed0"]
+    for run in folder.glob("*-seed0"):  # whatever is being changed here just now
+        attempts = [attempt | {"commit": "0" * 40} for attempt in run_folder.attempts(run)]
+        changed(run, run_folder.PROVENANCE, attempts=attempts)
+    assert keeping.keep(folder, tmp_path / "kept") == ["ResNet-8-seed0", "plain-8-seed0"]
     (found,) = reproduced.read(tmp_path / "kept")
     assert found.iterations == 8 and [group.n for group in found.runs.groups] == [1, 1]
 
@@ -322,7 +524,11 @@ def test_the_command_goes_on_where_its_time_was_over_and_what_it_made_can_be_kep
         (["--table=he2015_table7"], "he2015_table6"),
         (
             ["--table=he2015_fig6", "--config.train.steps=100"],
-            "--config.train.steps has no effect here, where all rows set it; use --iterations",
+            "--config.train.steps has no effect here, where all rows set it; use this command's",
+        ),
+        (
+            ["--table=he2015_fig6", "--config.optimizer.warmup=constant"],
+            "--config.optimizer.warmup has no effect here",
         ),
     ],
 )
@@ -341,7 +547,7 @@ def test_a_document_with_a_block_of_no_table_is_refused(tmp_path):
 def test_a_sweep_without_a_finished_run_is_not_kept(tmp_path):
     (tmp_path / "he2015").mkdir()
     with pytest.raises(InputError, match="no finished run"):
-        reproduced.keep(tmp_path / "he2015", tmp_path / "kept")
+        keeping.keep(tmp_path / "he2015", tmp_path / "kept")
 
 
 @pytest.mark.parametrize("document", reproduced.DOCUMENTS, ids=str)

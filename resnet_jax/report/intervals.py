@@ -79,16 +79,19 @@ def mean(values: Sequence[float]) -> Mean:
     return Mean(average, sd, n, average - half, average + half)
 
 
-def difference(a: Mapping[int, float], b: Mapping[int, float]) -> Difference:
+def difference(
+    a: Mapping[int, float], b: Mapping[int, float], *, paired: bool = True
+) -> Difference:
     """The change from a to b, with an interval where there are seeds enough.
 
     Args:
         a: value by seed.
         b: value by seed. Where at least two seeds are on both sides, only those count, as pairs;
             else all do, by Welch's formula.
+        paired: False if a seed gives two runs nothing in common, so that all count on their own.
     """
     shared = sorted(a.keys() & b.keys())
-    if len(shared) >= 2:
+    if paired and len(shared) >= 2:
         change = np.array([b[seed] - a[seed] for seed in shared])
         sd, n = float(change.std(ddof=1)), len(shared)
         left_out = tuple(sorted(a.keys() ^ b.keys()))

@@ -116,14 +116,13 @@ def _judgement(rise: Difference, degradation: str, basis: str, margin: float) ->
         return f"The whole interval lies above 0, and the mean rise above the margin of {points}."
     if rise.high < margin:
         return f"The interval excludes a rise above the margin of {points}."
-    sentences = []
-    if rise.low > 0:
-        sentences.append(f"The interval lies above 0, but the mean not above {points}.")
-    elif rise.mean > margin:
-        sentences.append(f"The mean rise is above {points}, but the interval contains 0.")
-    sentences.append(f"With so few seeds a rise above {points} cannot be excluded.")
-    sentences.append(_needed(rise, margin))
-    return " ".join(sentences)
+    if rise.mean > margin:
+        found = f"The mean rise is above {points}, but the interval contains 0."
+    else:
+        found = f"With so few seeds a rise above {points} cannot be excluded."
+        if rise.low > 0:
+            found = f"The interval lies above 0, but the mean not above {points}. {found}"
+    return f"{found} {_needed(rise, margin)}"
 
 
 def _needed(rise: Difference, margin: float) -> str:

@@ -149,6 +149,15 @@ PUBLISHED: tuple[Published, ...] = (
         shortcut_scale=0.5,
         branch_scale=0.5,
     ),
+    *(
+        _table_1(
+            f"exclusive gating, b = {bias}",
+            None,
+            shortcut_transform="exclusive_gating",
+            gate_bias=float(bias),
+        )
+        for bias in range(0, -6, -1)
+    ),
     _table_1(
         "exclusive gating, b = -6", 8.70, shortcut_transform="exclusive_gating", gate_bias=-6.0
     ),
@@ -187,13 +196,6 @@ PUBLISHED: tuple[Published, ...] = (
     _deep(1001, "original", 27.82, 3, "cifar100"),
     _deep(1001, "full_preactivation", 22.71, 3, "cifar100"),
 )
-
-
-PUBLISHED += tuple(
-    _table_1(f"exclusive gating, b = {bias}", None, shortcut_transform="exclusive_gating",
-             gate_bias=float(bias))
-    for bias in range(0, -6, -1)
-)  # fmt: skip
 
 # He et al. 2015: "B" where the shape changes from depth 50 on, stride in the first 1x1 convolution.
 PUBLISHED += (

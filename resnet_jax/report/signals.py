@@ -87,14 +87,20 @@ class Responses(NamedTuple):
     Attributes:
         label: of its runs.
         runs: completed ones that were looked at after their last step.
-        layers: standard deviation of each layer's BN, the mean over runs [layers].
+        by_run: standard deviation of each layer's BN [runs, layers].
         note: of how many images.
     """
 
     label: str
     runs: tuple[Run, ...]
-    layers: np.ndarray
+    by_run: np.ndarray
     note: str
+
+    @property
+    def layers(self) -> np.ndarray:
+        """Each layer's, the mean over runs [layers]."""
+        average: np.ndarray = self.by_run.mean(0)
+        return average
 
 
 def responses(found: Found) -> list[Responses]:
@@ -112,7 +118,7 @@ def responses(found: Found) -> list[Responses]:
         runs, reports = zip(*members, strict=True)
         rows = [[row["response"] for row in r["moments"][-1]["layers"]] for r in reports]
         told = dict.fromkeys(f"{r['examples']:,} {r['split']} images at once" for r in reports)
-        result.append(Responses(label, runs, np.mean(rows, 0), ", ".join(told)))
+        result.append(Responses(label, runs, np.array(rows), ", ".join(told)))
     return result
 
 

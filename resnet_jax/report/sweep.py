@@ -17,7 +17,8 @@ UNFINISHED = (run_folder.QUEUED, run_folder.RUNNING, run_folder.STOPPED, run_fol
 Key = tuple[str, ...]
 # What is compared on the same images: the size that they are brought to, which belongs to the net,
 # and what the paper leaves open.
-COMPARED = ("data.resize", "data.crop_fill", "data.train_on")
+TRAIN_ON = "data.train_on"
+COMPARED = ("data.resize", "data.crop_fill", TRAIN_ON)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ def load(root: pathlib.Path) -> Sweep:
         finished = _without(finished, {run.name: _say_commit(_commits(run), ())}, excluded)
     finished = _of_one_kind(finished, _commits, _say_commit, excluded)
     finished = _of_one_kind(finished, _dataset, _say_dataset, excluded)
+    finished = _of_one_division(finished, excluded)
     groups = _groups(finished, excluded)
     kept = [run for group in groups for run in group.runs + group.diverged]
     return Sweep(
@@ -178,13 +180,46 @@ def _dataset(run: Run) -> Key:
         for k, v in grouping.effective(run.config).items()
         if k.startswith("data.") and k not in COMPARED
     }
-    prints = []
+    images = []
     for attempt in run.attempts:
-        described = attempt.get("dataset")
-        one = described if isinstance(described, dict) else {}
-        prints.append(str({k: one.get(k) for k in ("name", "sha256", "original")}))
+        told = _described(attempt)
+        sizes = told.get("examples")
+        total = sum(sizes.values()) if isinstance(sizes, dict) else None
+        images.append(str({k: told.get(k) for k in ("name", "original")} | {"examples": total}))
     text = ", ".join(f"{key.removeprefix('data.')}={value}" for key, value in options.items())
-    return (text, *dict.fromkeys(prints))
+    return (text, *dict.fromkeys(images))
+
+
+def _described(attempt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What an attempt says of its data set."""
+    told = attempt.get("dataset")
+    return told if isinstance(told, dict) else {}
+
+
+def _fingerprint(run: Run) -> Key:
+    return tuple(dict.fromkeys(str(_described(a).get("sha256")) for a in run.attempts))
+
+
+def _of_one_division(runs: list[Run], excluded: list[Excluded]) -> list[Run]:
+    """The runs whose images have the fingerprint of most that divide them in the same way.
+
+    A fingerprint is of train, val and test one after the other, so the same images that are
+    divided otherwise have another one.
+    """
+    divisions: dict[Any, list[Run]] = {}
+    for run in runs:
+        divisions.setdefault(grouping.effective(run.config).get(TRAIN_ON), []).append(run)
+    for part in divisions.values():
+        same = _of_one_kind(part, _fingerprint, _say_print, excluded)
+        runs = [run for run in runs if run not in part or run in same]
+    return runs
+
+
+def _say_print(key: Key, majority: Key) -> str:
+    if len(key) > 1:
+        return "another data set: its attempts saw different ones"
+    mine, theirs = (", ".join(text[:12] for text in k) for k in (key, majority))
+    return f"another data set: fingerprint {mine}, the other runs have {theirs}"
 
 
 def _say_dataset(key: Key, majority: Key) -> str:
@@ -194,7 +229,7 @@ def _say_dataset(key: Key, majority: Key) -> str:
         return f"another data set or other options: {', '.join(changed)}"
     if len(key) > 2:
         return "another data set: its attempts saw different ones"
-    return f"another data set: fingerprint {key[1:]}, the other runs have {majority[1:]}"
+    return f"another data set: {key[1:]}, the other runs have {majority[1:]}"
 
 
 def short(commit: str | None) -> str:
