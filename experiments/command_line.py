@@ -30,6 +30,8 @@ from experiments.run import HANG_AFTER, Sweep
 from resnet_jax import command, mirror
 from resnet_jax.errors import InputError
 
+# So that each command's --help tells of the flags that are defined here for it.
+flags.disclaim_key_flags()
 # What --minutes are counted from: a command may work off several sweeps in them.
 BEGUN = time.monotonic()
 
@@ -62,14 +64,11 @@ class SweepCommand:
         self._gpus = flags.DEFINE_float(
             "gpus_per_run", None, "GPUs for each run, 0.25 for four on one (Ray).", 0.0
         )
-        for name in ("cpus_per_run", "gpus_per_run"):
-            flags.DEFINE_alias(name.replace("_", "-"), name)
         self._sbatch = flags.DEFINE_multi_string(
             "sbatch", [], "Further options of the Slurm array, for example --time=8:00:00."
         )
         self._force = flags.DEFINE_bool("force", False, "Replace runs whose config has changed.")
         self._dry_run = flags.DEFINE_bool("dry_run", False, "Only print the grid, with its cost.")
-        flags.DEFINE_alias("dry-run", "dry_run")
 
     @property
     def workdir(self) -> pathlib.Path:

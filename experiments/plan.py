@@ -3,6 +3,7 @@
 Nothing is remembered but the run folders themselves, so a sweep can be started again at any time.
 """
 
+import collections
 import dataclasses
 import pathlib
 import re
@@ -84,8 +85,14 @@ def plan(
         so that two that share a program do not both compile it.
 
     Raises:
-        InputError: if a row is not valid, or a folder holds a run with another config.
+        InputError: if a row is not valid or there twice, if there is none, or a folder holds a run
+            with another config.
     """
+    if not rows:
+        raise InputError("the grid has no runs; name at least one seed, depth and family")
+    for name, times in collections.Counter(row.name for row in rows).items():
+        if times > 1:
+            raise InputError(f"{name} is there {times} times; name each seed, depth, family once")
     for row in rows:
         if not RUN_NAME.fullmatch(row.name):
             raise InputError(

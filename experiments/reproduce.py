@@ -141,7 +141,7 @@ def main() -> None:
         "iterations", ITERATIONS, "Of each run; the papers' schedule is scaled to it.", 4, 10**7
     )
     width = flags.DEFINE_float("width", 1.0, "Of all layers, as a factor.", 0.0625, 8.0)
-    depths = flags.DEFINE_list("depths", [], "Some of the table's depths; all if not given.")
+    depths = flags.DEFINE_list("depths", [], "Of the nets; the table's if not given.")
 
     def work(argv: list[str]) -> None:
         del argv

@@ -8,7 +8,6 @@ alone come the figures beside them, and the tables between `<!-- NAME: begin -->
 `<!-- NAME: end -->` in README.md and docs/reproduction.md, which a test holds against the records.
 """
 
-import argparse
 import pathlib
 import re
 import sys
@@ -21,6 +20,7 @@ from experiments.keeping import keep, require_usable
 from experiments.measured import SECTIONS, responses
 from experiments.reproduce import FOLDER, ITERATIONS, TABLES
 from resnet_jax import run_folder
+from resnet_jax.arguments import Parser
 from resnet_jax.errors import InputError
 from resnet_jax.report import charts, figures, signals, style
 
@@ -86,7 +86,7 @@ def written(text: str, all_kept: Sequence[Kept], document: pathlib.Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m experiments.reproduced",
         description="Keeps finished runs, and tells of all that are kept.",
     )

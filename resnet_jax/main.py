@@ -48,8 +48,7 @@ _PROCESS = flags.DEFINE_integer("process_id", None, "Which of them this is, from
 
 def main(argv: list[str]) -> None:
     """Trains or evaluates as the flags say."""
-    if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; write --name=value")
+    del argv
     terminal.set_up_logging()
     together = _trains_together()
     # Flags and configs are checked before JAX starts, so that mistakes are told at once.

@@ -10,29 +10,21 @@ resized. In a pipe each line is an image, a class and its probability, divided b
 Exit codes: 0 done, 2 bad input (one line says what to mend), 1 anything else.
 """
 
-import argparse
 import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from resnet_jax import environment, run_folder, terminal
+from resnet_jax.arguments import Parser
 from resnet_jax.command import BAD_INPUT
 from resnet_jax.config import load_json
 from resnet_jax.errors import InputError
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line, as the other commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see --help")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the most probable classes of each image; returns the exit code."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m resnet_jax.predict",
         description="A trained run's classes for your own images.",
     )

@@ -8,7 +8,6 @@ import pytest
 from resnet_jax.analysis import complexity as command
 from resnet_jax.analysis import expected
 from resnet_jax.config import ModelConfig
-from resnet_jax.errors import InputError
 from resnet_jax.models import complexity, registry
 from resnet_jax.models.repeated import UNROLLED, Repetition
 from tests import nets
@@ -163,11 +162,6 @@ def test_the_imagenet_family_is_the_papers_nets_and_what_came_before_them():
     # Nothing is computed anew of a net without blocks.
     found = command.cost(nets.vgg(11, width=1 / 16), (224, 224, 3), 10, 1)
     assert found.activations == found.recomputed > 0
-
-
-def test_what_is_no_flag_is_refused():
-    with pytest.raises(InputError, match="'configs/digits.py' is not a flag"):
-        command.main(["complexity", "configs/digits.py"])
 
 
 def test_a_depth_that_does_not_exist_ends_the_command_in_one_line_with_code_2():

@@ -43,11 +43,12 @@ ALLOWED = {
     "analysis/trained.py": {"data", "models", "train"} | BASE,
     "analysis/check.py": {"train", "config", "command", "environment", "errors"}
     | {"run_folder", "terminal"},
-    "report": {"run_folder", "errors"},
-    "report/__main__.py": {"mirror", "errors"},
+    "arguments": set(),
+    "report": {"run_folder", "errors", "arguments"},
+    "report/__main__.py": {"mirror", "errors", "arguments"},
     "command": {"config", "errors"},
     "main": {"train", "analysis", "command", "environment", "hosts", "mirror", "stopping"} | BASE,
-    "predict": {"train", "command", "environment"} | BASE,
+    "predict": {"train", "arguments", "command", "environment"} | BASE,
 }
 # The only parts that may import a heavy dependency.
 OWNERS = {

@@ -52,7 +52,8 @@ def pictures(tmp_path):
 
 def refusal(capsys, *arguments):
     capsys.readouterr()
-    assert predict.main([str(argument) for argument in arguments]) == 2
+    with pytest.raises(SystemExit, match="^2$"):
+        sys.exit(predict.main([str(argument) for argument in arguments]))
     out, err = capsys.readouterr()
     assert out == ""
     (line,) = err.splitlines()

@@ -104,8 +104,7 @@ def _of_other_kind(experiment: "Experiment") -> None:
 
 def main(argv: list[str]) -> None:
     """Checks the net that the flags name, and prints what was found right."""
-    if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; write --name=value")
+    del argv
     terminal.set_up_logging()
     config = _config()
     environment.prepare(config)

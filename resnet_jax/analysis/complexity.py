@@ -22,7 +22,6 @@ from resnet_jax import command, terminal
 from resnet_jax import config as run_config
 from resnet_jax.analysis import expected
 from resnet_jax.config import ModelConfig, RunConfig
-from resnet_jax.errors import InputError
 
 BATCH = 128  # He et al. 2015, Sec. 4.2
 IMAGENET = ((224, 224, 3), 1000)
@@ -149,8 +148,7 @@ def table(costs: list[Cost], title: str) -> rich.table.Table:
 
 def main(argv: list[str]) -> None:
     """Prints what the nets that the flags name cost."""
-    if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; write --name=value")
+    del argv
     terminal.set_up_logging()
     one = None if _CONFIG.value is None else run_config.validate(command.read_config(_CONFIG))
     config = one or RunConfig()

@@ -25,7 +25,6 @@ from resnet_jax.analysis.trained import given, keep
 from resnet_jax.config import ParallelConfig, load_json
 from resnet_jax.data import augment
 from resnet_jax.data.preprocessing import Preprocessing
-from resnet_jax.errors import InputError
 from resnet_jax.models import complexity, registry
 from resnet_jax.parallel import DeviceMap
 from resnet_jax.train import provenance
@@ -94,8 +93,7 @@ def measure(workdir: pathlib.Path, *, batch: int = BATCH) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     """Measures the run that the flags name, prints and writes it."""
-    if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; write --name=value")
+    del argv
     terminal.set_up_logging()
     workdir = given(_WORKDIR.value)
     environment.prepare(load_json(workdir / run_folder.CONFIG))

@@ -267,4 +267,4 @@ if __name__ == "__main__":
     _CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "Best is on val.")
     _BLOCKS = flags.DEFINE_bool("blocks", False, "Also tell of each block.")
     _OUT = flags.DEFINE_string("out", None, "The figure; its ending decides the format.")
-    command.run(main)
+    command.run(main, operands=True)

@@ -71,8 +71,7 @@ def _row(pair: Pair) -> dict[str, object]:
 
 def main(argv: list[str]) -> None:
     """Audits the data set that the flags name."""
-    if len(argv) > 1:
-        raise InputError(f"{argv[1]!r} is not a flag; write --name=value")
+    del argv
     terminal.set_up_logging()
     if _CONFIG.value is None:
         raise InputError("--config is missing, for example --config=configs/cifar_resnet20.py")

@@ -1,18 +1,18 @@
 """Draws everything again from run folders: python -m resnet_jax.report RUNS [--out=DIR]."""
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
 
 from resnet_jax import mirror
+from resnet_jax.arguments import Parser
 from resnet_jax.errors import InputError
 from resnet_jax.report.outputs import write_report
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes a report and says what it found; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m resnet_jax.report",
         description="Report, figures, tables and verdict from run folders alone.",
     )

@@ -5,7 +5,6 @@ python -m resnet_jax.report.compare runs/fig6 --reference=runs/fig6/plain-20-see
 python -m resnet_jax.report.compare RUN RUN RUN --out=pairs.json      # or .csv, .md
 """
 
-import argparse
 import dataclasses
 import itertools
 import math
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from resnet_jax.arguments import Parser
 from resnet_jax.errors import InputError
 from resnet_jax.report import predictions, shell, tables
 from resnet_jax.report.intervals import LEVEL
@@ -196,7 +196,7 @@ def as_json(nets: Sequence[Predictions], comparisons: Sequence[Comparison]) -> d
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compares runs and prints a table; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m resnet_jax.report.compare",
         description="Compares trained nets on the same test images, from run folders alone.",
     )

@@ -8,7 +8,6 @@
 Members are chosen on val; test is measured and never chosen on.
 """
 
-import argparse
 import dataclasses
 import itertools
 import pathlib
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from resnet_jax.arguments import Parser
 from resnet_jax.report import averaging, predictions, shell
 from resnet_jax.report.averaging import Ensemble, Measured
 from resnet_jax.report.predictions import Predictions
@@ -100,7 +100,7 @@ def disagreement_table(nets: Sequence[Predictions], found: Ensemble) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures an ensemble and prints what it found; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m resnet_jax.report.ensemble",
         description="The mean of trained nets' softmax on test, from prediction files alone.",
     )
