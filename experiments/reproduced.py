@@ -8,6 +8,7 @@ alone come the figures beside them, and the tables between `<!-- NAME: begin -->
 `<!-- NAME: end -->` in README.md and docs/reproduction.md, which a test holds against the records.
 """
 
+import hashlib
 import pathlib
 import re
 import sys
@@ -60,6 +61,14 @@ def images(all_kept: Sequence[Kept]) -> Iterator[tuple[pathlib.Path, Figure]]:
             yield item.folder / "fig7.png", signals.draw_responses(item.runs, nets)
 
 
+def fingerprint(folder: pathlib.Path) -> str:
+    """A SHA-256 of all records of a sweep, which its figures carry."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*.json*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
 def written(text: str, all_kept: Sequence[Kept], document: pathlib.Path) -> str:
     """A document with its blocks as the records have them.
 
@@ -97,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"kept {', '.join(keep(folder, RESULTS))}")
         all_kept = read(RESULTS)
         for path, figure in images(all_kept):
-            style.save(figure, path)
+            style.save(figure, path, {"records": fingerprint(path.parent)})
         for document in DOCUMENTS:
             text = (ROOT / document).read_text()
             run_folder.write_text(ROOT / document, written(text, all_kept, document))

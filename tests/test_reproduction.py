@@ -565,5 +565,6 @@ def test_the_figures_are_those_that_the_records_give(tmp_path):
         style.save(figure, tmp_path / "figure.png")
         want, got = (np.asarray(Image.open(p), float) for p in (path, tmp_path / "figure.png"))
         assert want.shape == got.shape
+        assert Image.open(path).text["records"] == reproduced.fingerprint(path.parent)
         # Nothing but how a platform rounds the edges of lines may differ.
         assert (abs(want - got) > 16).mean() < 1e-3, path

@@ -23,13 +23,19 @@ POINTS = 1500
 LONG = 10_000
 
 
-def save(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure; the file's ending decides the format. The same figure gives equal bytes."""
+def save(figure: Figure, path: pathlib.Path, about: Mapping[str, str] | None = None) -> None:
+    """Writes a figure; the file's ending decides the format. The same figure gives equal bytes.
+
+    Args:
+        figure: what is drawn.
+        path: of the file.
+        about: what else the file is to say of it, by key.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     vector = path.suffix in (".svg", ".svgz")
     figure.draw_without_rendering()  # the layout's first pass does not know all tick labels yet
     with mpl.rc_context({"svg.hashsalt": "resnet_jax"}):
-        figure.savefig(path, dpi=DPI, metadata={"Date": None} if vector else None)
+        figure.savefig(path, dpi=DPI, metadata={**(about or {}), **({"Date": None} if vector else {})})
 
 
 def colours(depths: Iterable[int]) -> dict[int, str]:
