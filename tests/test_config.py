@@ -811,6 +811,13 @@ def test_what_concerns_plateaus_is_refused_with_other_schedules(field):
     validate({"optimizer": {field: 7, "schedule": "plateau"}})
 
 
+@pytest.mark.parametrize("field", ["momentum", "nesterov"])
+def test_what_concerns_sgd_is_refused_with_adamw(field):
+    message = refusal(optimizer={"name": "adamw", field: True if field == "nesterov" else 0.5})
+    assert f"config.optimizer.{field}=" in message
+    assert "has no effect with config.optimizer.name='adamw'" in message
+
+
 def test_statistics_that_stay_as_they_are_are_not_measured_anew():
     message = refusal(model={"batch_norm": "frozen"}, train={"reestimation_batches": 5})
     assert "config.train.reestimation_batches=5 has no effect" in message

@@ -258,6 +258,18 @@ def test_both_figures_are_drawn_from_records(runs, tmp_path):
     heights = [[list(line.get_ydata()) for line in axes.lines] for axes in (order, size)]
     assert np.allclose(heights[0], [[0.1, 0.2, 0.3]] * 4)
     assert np.allclose(heights[1], [[0.3, 0.2, 0.1]] * 4)
+    assert order.get_yscale() == size.get_yscale() == "linear"
+
+
+def test_responses_that_lie_far_apart_are_drawn_on_a_logarithmic_axis(runs, tmp_path):
+    moments = run_folder.read_json(runs / "plain-56-seed0" / kept.SIGNALS)["moments"]
+    moments[-1]["layers"][0]["response"] = 20.0
+    changed(runs / "plain-56-seed0", kept.SIGNALS, moments=moments)
+    keeping.keep(runs, tmp_path / "kept")
+    drawn = dict(reproduced.images(reproduced.read(tmp_path / "kept")))
+    for axes in drawn[tmp_path / "kept" / runs.name / "fig7.png"].axes:
+        assert axes.get_yscale() == "log"
+        assert axes.get_ylim()[0] <= 0.1 and axes.get_ylim()[1] >= 10
 
 
 def on(device, folder):

@@ -157,8 +157,13 @@ def _check_relations(run: RunConfig) -> None:
 
 
 def _check_recipe(run: RunConfig) -> None:
-    """What the schedule and the evaluated weights rest on."""
+    """What the optimizer, its schedule and the evaluated weights rest on."""
     optimizer, data, model = run.optimizer, run.data, run.model
+    if optimizer.name != "sgd":
+        for name in ("momentum", "nesterov"):
+            require_default(
+                optimizer, "optimizer", name, f"config.optimizer.name={optimizer.name!r}"
+            )
     if optimizer.schedule == "plateau":
         if data.train_on != "train" or not data.val_fraction:
             raise InputError(

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from resnet_jax import run_folder
 from resnet_jax.report import style
@@ -45,6 +45,8 @@ PANELS: tuple[tuple[str, str, Callable[[Row], float], bool | None, bool], ...] =
 )
 
 
+# A response as many times the usual one hides what others differ in on a linear axis.
+FAR = 4
 # Moments of a run from which on it is a film and not two pictures.
 FILM = 3
 # What is drawn over layers and time: the panels' places.
@@ -125,6 +127,9 @@ def responses(found: Found) -> list[Responses]:
 def draw_responses(sweep: Sweep, nets: Sequence[Responses]) -> Figure:
     """Responses in the layers' order, and sorted, as in He et al. 2015, Fig. 7.
 
+    The paper's axis is linear; where one layer responds several times as much as most do, such an
+    axis would hide what these differ in, and it is logarithmic.
+
     Args:
         sweep: that the nets are of.
         nets: of it; at least one.
@@ -132,18 +137,25 @@ def draw_responses(sweep: Sweep, nets: Sequence[Responses]) -> Figure:
     figure = Figure(figsize=(7.2, 5.8), layout="constrained")
     panels = figure.subplots(2, 1, sharey=True)
     palette = style.colours(net.runs[0].depth for net in nets)
+    every = np.concatenate([net.layers for net in nets])
+    logarithmic = bool(np.nanmax(every) > FAR * np.nanmedian(every))
     for net in nets:
         plain = net.runs[0].family == "plain"
         how: dict[str, Any] = {"color": palette[net.runs[0].depth], "linewidth": 1.4}
         how["linestyle"] = "--" if plain else "-"
         how["label"] = f"{style.plain_text(net.label)} (n = {len(net.runs)})"
         for axes, is_sorted in zip(panels, (False, True), strict=True):
-            _curve(axes, list(net.layers), False, is_sorted, how)
+            _curve(axes, list(net.layers), logarithmic, is_sorted, how)
     for axes, order in zip(panels, ("in order, from the stem on", "largest first"), strict=True):
         style.clean(axes, ylabel="standard deviation")
         axes.set_xlabel(f"layer, {order}")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(bottom=0)
+        if logarithmic:
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            axes.set_ylim(bottom=0)
     panels[0].set_title("response of each layer's BN, before addition and ReLU", fontsize=10)
     panels[0].legend(frameon=False, fontsize=8, ncols=2)
     labels = {net.label for net in nets}

@@ -32,10 +32,11 @@ def save(figure: Figure, path: pathlib.Path, about: Mapping[str, str] | None = N
         about: what else the file is to say of it, by key.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    vector = path.suffix in (".svg", ".svgz")
+    # Matplotlib dates vector files, unless told not to.
+    undated = {"Date": None} if path.suffix in (".svg", ".svgz") else {}
     figure.draw_without_rendering()  # the layout's first pass does not know all tick labels yet
     with mpl.rc_context({"svg.hashsalt": "resnet_jax"}):
-        figure.savefig(path, dpi=DPI, metadata={**(about or {}), **({"Date": None} if vector else {})})
+        figure.savefig(path, dpi=DPI, metadata={**(about or {}), **undated})
 
 
 def colours(depths: Iterable[int]) -> dict[int, str]:
