@@ -129,21 +129,14 @@ SECTIONS: dict[str, Callable[[Sequence[Kept], pathlib.Path], str]] = {
 
 def _table(title: str, papers: Sequence[Published], all_kept: Sequence[Kept]) -> str:
     """What is measured beside what is published, then what is published alone."""
+    left = [(item, group) for item in all_kept for group in item.runs.groups]
     rows: list[tuple[str, ...]] = []
-    told: set[int] = set()
     for paper in papers:
-        for item in all_kept:
-            for group in item.runs.groups:
-                if paper.is_of(_at_full_width(group.config)):
-                    told.add(id(group))
-                    rows.append((_name(paper), paper.words, *_measured(item, group)))
-    rows += [
-        (group.label, NOTHING, *_measured(item, group))
-        for item in all_kept
-        for group in item.runs.groups
-        if id(group) not in told
-    ]
+        its = [pair for pair in left if paper.is_of(_at_full_width(pair[1].config))]
+        left = [pair for pair in left if pair not in its]
+        rows += [(_name(paper), paper.words, *_measured(*pair)) for pair in its]
     measured = {row[0] for row in rows}
+    rows += [(group.label, NOTHING, *_measured(item, group)) for item, group in left]
     missing = [(_name(p), p.words) for p in papers if _name(p) not in measured]
     if not rows:
         table = Table("", title, NET, tuple(missing), frozenset(), {}, ("None is run yet.",))
