@@ -1,5 +1,6 @@
 """The papers' tables: how their runs are made, kept and told of."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import scipy.stats
@@ -26,9 +28,11 @@ from experiments.ambiguities import READINGS
 from experiments.measured import SECTIONS
 from experiments.plan import plan
 from resnet_jax import run_folder
-from resnet_jax.config import differences, to_json, validate
+from resnet_jax.config import DataConfig, SyntheticConfig, differences, to_json, validate
 from resnet_jax.errors import InputError
 from resnet_jax.report import style, sweep
+from resnet_jax.train.checkpoint import Checkpoints
+from resnet_jax.train.setup import Experiment
 from tests.helpers import prepare_cifar10, random_images
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -80,6 +84,26 @@ def test_fewer_iterations_scale_the_drops_and_nothing_else():
         "train.steps: 64000 -> 4000",
     ]
     assert full.optimizer.milestones == (32_000, 48_000)
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [("he2015_fig6", "ResNet-110-seed0"), ("he2016_table2", "full_preactivation-164-seed0")],
+)
+def test_what_the_largest_nets_go_on_from_has_no_file_above_16_mb(table, name, tmp_path):
+    data = DataConfig(name="synthetic", synthetic=SyntheticConfig(examples=200))
+    experiment = Experiment.prepare(dataclasses.replace(configs(table)[name], data=data))
+    dice = np.random.default_rng(0)  # as hard to compress as momentum is after some steps
+
+    def noise(leaf):
+        leaf = np.asarray(leaf)
+        return dice.normal(size=leaf.shape).astype(leaf.dtype) if leaf.ndim else leaf
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, jax.tree.map(noise, experiment.state), None)
+    checkpoints.close()
+    sizes = [path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()]
+    assert 8 * 1_600_000 < sum(sizes) and max(sizes) < 16e6
 
 
 def test_narrower_nets_are_as_narrow_and_have_a_folder_of_their_own():
