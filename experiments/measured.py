@@ -105,9 +105,9 @@ def _fig_7(all_kept: Sequence[Kept], near: pathlib.Path) -> str:
     return "\n\n".join([*images, tables.markdown(table)])
 
 
-def _plus_minus(values: Sequence[float]) -> str:
-    """Over seeds, a response's mean and deviation."""
-    over = intervals.mean(list(values))
+def _plus_minus(values: np.ndarray) -> str:
+    """Over seeds, a response's mean and deviation; `values`: [seeds]."""
+    over = intervals.mean(values.tolist())
     return f"{over.mean:.3f}" + (f" +- {over.sd:.3f}" if over.n > 1 else "")
 
 
