@@ -69,7 +69,10 @@ def _change(own: Group, group: Group, reading: Reading) -> tuple[str, str]:
     """
     alike = all(groups.hardware_of(a) == groups.hardware_of(b) for a, b in own.seed_by_seed(group))
     paired = reading.same_training and alike
-    return _worth(intervals.difference(own.final("test"), group.final("test"), paired=paired))
+    before, after = own.final("test"), group.final("test")
+    if paired:  # a single pair says by how much, too
+        before = {seed: error for seed, error in before.items() if seed in after}
+    return _worth(intervals.difference(before, after, paired=paired))
 
 
 def _worth(change: Difference) -> tuple[str, str]:

@@ -422,6 +422,14 @@ def test_the_same_training_is_none_on_another_machine(readings, tmp_path):
     assert reading_of(text, "statistics")[1] == reading_of(text, "padded black")[1]
 
 
+def test_a_single_pair_of_the_same_training_is_compared_with_its_own_seed(readings, tmp_path):
+    shutil.rmtree(readings / "exact_statistics-ResNet-20-seed1")
+    gap, words = reading_of(told(readings, tmp_path, "ambiguities"), "statistics")[1:]
+    errors = [final_test_errors(net)[0] for net in ("ResNet-20", "plain-20")]
+    assert float(gap) == pytest.approx(errors[1] - errors[0], abs=0.006)
+    assert words == "one seed: no interval"
+
+
 def test_a_reading_without_the_net_that_it_is_of_has_no_difference(readings, tmp_path):
     for seed in (0, 1):
         shutil.rmtree(readings / f"ResNet-20-seed{seed}")
