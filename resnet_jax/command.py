@@ -98,9 +98,10 @@ def read_config(flag: flags.FlagHolder[Any]) -> ml_collections.ConfigDict:
 def _spelt(argument: str) -> str:
     """A flag as it is defined: hyphens may stand for underscores."""
     name, equals, value = argument.partition("=")
-    own = name.removeprefix("--").replace("-", "_")
-    known = name.startswith("--") and name.removeprefix("--") not in flags.FLAGS
-    return f"--{own}{equals}{value}" if known and own in flags.FLAGS else argument
+    given = name.removeprefix("--")
+    own = given.replace("-", "_")
+    other = name.startswith("--") and given not in flags.FLAGS and own in flags.FLAGS
+    return f"--{own}{equals}{value}" if other else argument
 
 
 def _meant(message: str) -> str:
